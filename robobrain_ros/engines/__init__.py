@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engines answer prompts about images. `create_engine` makes one from a model's name."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from robobrain_ros.engines.base import Engine
+
+Quantization = Literal["none", "int8", "nf4"]
+Device = Literal["auto", "cuda", "cpu"]
+
+
+def _silent(message: str) -> None:
+    del message
+
+
+def create_engine(
+    model: str,
+    *,
+    quantization: Quantization = "none",
+    device: Device = "auto",
+    max_pixels: int = 0,
+    family: str = "auto",
+    progress: Callable[[str], None] = _silent,
+) -> Engine:
+    """Load a model and try it once.
+
+    `model` is a directory, a hub id, or "nano" for the model that ships with this package. Images
+    are scaled down to `max_pixels` (0 = the checkpoint's own limit). `family` names an entry of
+    `families.FAMILIES`; "auto" decides by the checkpoint. `progress` is called with a line per
+    step. Raises LoadError with a sentence that says what to do.
+    """
+    # torch takes seconds to import: those who only need the protocol don't wait for it.
+    from robobrain_ros.engines.transformers_engine import load_transformers_engine
+
+    return load_transformers_engine(
+        model,
+        quantization=quantization,
+        device=device,
+        max_pixels=max_pixels,
+        family=family,
+        progress=progress,
+    )

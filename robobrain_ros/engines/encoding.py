@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an image and a prompt to a Qwen-VL model's input tensors, and from its tokens to text.
+
+Transformers' own processor classes need torchvision for videos; still images need only the image
+processor (its PIL variant) and the tokenizer, which are put together here.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import AutoTokenizer
+
+from robobrain_ros.coordinates import sent_size
+from robobrain_ros.engines.base import EngineError, GenerationRequest, LoadError
+
+try:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+        Qwen2VLImageProcessorPil as ImageProcessor,
+    )
+except ImportError:  # before transformers 5.3 the plain name was the PIL variant
+    from transformers import Qwen2VLImageProcessor as ImageProcessor
+
+_IMAGE_TOKEN = "<|image_pad|>"
+_CONTROL_TOKEN = re.compile(r"<\|[^<>|]*\|>")
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Model inputs for one request.
+
+    `input_ids` (1, T) int64 and `is_image` (1, T) int32, 1 where a token stands for image patches;
+    `pixel_values` (patches, values) float32 and `image_grid_thw` (1, 3) int64 in patches, both None
+    without an image; `sent_size` (width, height) in pixels.
+    """
+
+    input_ids: torch.Tensor
+    is_image: torch.Tensor
+    pixel_values: torch.Tensor | None
+    image_grid_thw: torch.Tensor | None
+    sent_size: tuple[int, int]
+
+
+class Encoder:
+    """Tokenizer, chat template and image processor of one checkpoint."""
+
+    def __init__(self, directory: Path, max_pixels: int) -> None:
+        """Read them from `directory`; `max_pixels` caps the size of images, 0 keeps its own cap."""
+        self.tokenizer = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+        self._template = self.tokenizer.chat_template or _template_beside(directory)
+        self._image_token_id = self.tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN)
+        self._control_ids = {
+            token_id
+            for token_id, token in self.tokenizer.added_tokens_decoder.items()
+            if _CONTROL_TOKEN.fullmatch(token.content)
+        }
+        self._images = ImageProcessor.from_pretrained(directory, local_files_only=True)
+        self.factor = self._images.patch_size * self._images.merge_size
+        size = self._images.size
+        self.max_pixels = min(max_pixels or size["longest_edge"], size["longest_edge"])
+        self.min_pixels = min(size["shortest_edge"], self.max_pixels)
+        if self.max_pixels < self.factor**2:
+            raise LoadError(
+                f"max_pixels is {max_pixels}, less than one token of this model: "
+                f"set it to 0 or to {self.factor**2} at least."
+            )
+
+    def encode(self, request: GenerationRequest) -> Encoded:
+        """Make the model's inputs. Raises EngineError for an image that the model can't take."""
+        if request.image is None:
+            ids = self._token_ids(request, image_tokens=0)
+            return Encoded(ids, torch.zeros_like(ids, dtype=torch.int32), None, None, (0, 0))
+        image, size = self._resized(request.image)
+        features = self._images(
+            images=[image],
+            size={"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels},
+            return_tensors="pt",
+        )
+        grid = features["image_grid_thw"]
+        seen = (
+            int(grid[0, 2]) * self._images.patch_size,
+            int(grid[0, 1]) * self._images.patch_size,
+        )
+        if seen != size:
+            raise EngineError(
+                f"The image was sent at {size[0]}x{size[1]} pixels and the processor made it "
+                f"{seen[0]}x{seen[1]}, so coordinates would be wrong: report the model's name."
+            )
+        ids = self._token_ids(request, int(grid.prod()) // self._images.merge_size**2)
+        is_image = torch.eq(ids, self._image_token_id).to(torch.int32)
+        return Encoded(ids, is_image, features["pixel_values"], grid, size)
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Text of generated tokens, without control tokens; thinking and answer tags are kept."""
+        kept = [token_id for token_id in token_ids if token_id not in self._control_ids]
+        return str(self.tokenizer.decode(kept, clean_up_tokenization_spaces=False))
+
+    def _resized(self, rgb: NDArray[np.uint8]) -> tuple[Image.Image, tuple[int, int]]:
+        """Resize a camera image (H, W, 3) as the processor would, to a size that it then keeps."""
+        if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+            raise EngineError(
+                f"The image is {rgb.dtype} of shape {rgb.shape}: give uint8 RGB of shape (H, W, 3)."
+            )
+        height, width = rgb.shape[:2]
+        try:
+            size = sent_size(width, height, self.factor, self.min_pixels, self.max_pixels)
+        except ValueError as error:
+            raise EngineError(f"The model can't take this image: {error}.") from error
+        image = Image.fromarray(np.ascontiguousarray(rgb))
+        if image.size != size:
+            # PIL's bicubic averages when it scales down, like the processors; OpenCV's doesn't.
+            image = image.resize(size, Image.Resampling.BICUBIC)
+        return image, size
+
+    def _token_ids(self, request: GenerationRequest, image_tokens: int) -> torch.Tensor:
+        """Chat template around the prompt, the opening after it, as token ids (1, T)."""
+        # Control tokens in a user's words must stay words: they could end the turn.
+        prompt = _CONTROL_TOKEN.sub(lambda match: match[0].replace("<|", "< |"), request.prompt)
+        content = [{"type": "text", "text": prompt}]
+        if image_tokens:
+            content.insert(0, {"type": "image"})
+        chat = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}],
+            chat_template=self._template,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        ids = self.tokenizer(chat + request.opening, add_special_tokens=False)["input_ids"]
+        if ids.count(self._image_token_id) != bool(image_tokens):
+            raise EngineError(
+                f"The model's chat template does not place {_IMAGE_TOKEN} for an image: "
+                "get the model's tokenizer files again."
+            )
+        expanded: list[int] = []
+        for token_id in ids:
+            expanded += [token_id] * (image_tokens if token_id == self._image_token_id else 1)
+        return torch.tensor([expanded])
+
+
+def _template_beside(directory: Path) -> str:
+    """The chat template that older checkpoints keep in a file of its own. Raises LoadError."""
+    file = directory / "chat_template.json"
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["chat_template"])
+    except (OSError, ValueError, KeyError) as error:
+        raise LoadError(
+            f"The model in {directory} has no chat template (in tokenizer_config.json, "
+            "chat_template.jinja or chat_template.json): get its tokenizer files again."
+        ) from error
