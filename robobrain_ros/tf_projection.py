@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pixels and boxes of a camera image to 3D positions, normals and boxes in a target frame, with
+their quality.
+
+Pure: numpy in, dataclasses out; the one class that meets TF takes the buffer it is given.
+Everything of the 3D way that other modules need is imported from here. Units are metres,
+quaternions are (x, y, z, w), matrices `a_from_b` take points of frame b to frame a, and the camera
+frame is the optical frame of REP-103 (x right, y down, z forward).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from robobrain_ros.depth import DepthImage, FloatArray, Intrinsics, depth_to_metres
+from robobrain_ros.segmentation import surface_in_box
+from robobrain_ros.surfaces import LiftParameters, Surfaces, surfaces_at
+from robobrain_ros.transforms import (
+    TransformLookup,
+    TransformUnavailable,
+    checked_rigid,
+    matrix_from_transform,
+    quaternion_from_matrix,
+)
+
+__all__ = [
+    "DepthImage",
+    "Intrinsics",
+    "LiftParameters",
+    "LiftStatus",
+    "LiftedPoint",
+    "LiftedRegion",
+    "TransformLookup",
+    "TransformUnavailable",
+    "depth_to_metres",
+    "lift_boxes",
+    "lift_points",
+    "matrix_from_transform",
+    "quaternion_from_matrix",
+]
+
+
+class LiftStatus(IntEnum):
+    """Why there is no 3D result, or OK; the numbers are those of LiftedPoint.msg and
+    LiftedRegion.msg."""
+
+    OK = 0
+    NO_DEPTH_CAMERA = 1
+    DEPTH_HOLE = 2
+    OUT_OF_RANGE = 3
+    OUTSIDE_DEPTH_VIEW = 4
+    DEPTH_STALE = 5
+    NO_TRANSFORM = 6
+
+
+IDENTITY_QUATERNION = np.array([0.0, 0.0, 0.0, 1.0])
+# A flying pixel or two at the silhouette must not stretch a 3D box.
+_EXTENT_PERCENTILES = (0.2, 99.8)
+_MIN_BOX = 4.0  # depth pixels; a thinner box is widened
+
+
+@dataclass(frozen=True, eq=False)
+class LiftedPoint:
+    """A pixel lifted to 3D.
+
+    pixel: (2,) of the colour image. position: (3,) m in the target frame, None unless status is OK.
+    orientation: quaternion in the target frame: z along the surface normal on the camera's side, x
+    as near as possible to the camera's right; the identity without a normal (`has_normal`). depth:
+    m along the optical axis. valid_fraction: share of the depth pixels around the point that hold
+    depth. spread: m, robust standard deviation of the surface's depths about its local plane.
+    covariance: (3, 3) m^2 of the position in the target frame. Depth, spread and covariance are 0
+    where unknown; depth and spread are known for NO_TRANSFORM.
+    """
+
+    pixel: FloatArray
+    status: LiftStatus
+    position: FloatArray | None
+    orientation: FloatArray
+    has_normal: bool
+    depth: float
+    valid_fraction: float
+    spread: float
+    covariance: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class LiftedRegion:
+    """A box of the image lifted to the object that it shows.
+
+    box: (4,) x1, y1, x2, y2 in pixels of the colour image. pixel, position, orientation, depth,
+    spread and covariance: as of a LiftedPoint, for a point on the object's surface near the box's
+    centre (pixel is the box's centre where there is none). valid_fraction: share of the box's depth
+    pixels that hold depth. centre and size: (3,) m, the box around the object's visible part,
+    aligned with the target frame's axes; 0 unless status is OK. box_orientation: quaternion of that
+    box.
+    """
+
+    box: FloatArray
+    pixel: FloatArray
+    status: LiftStatus
+    position: FloatArray | None
+    orientation: FloatArray
+    has_normal: bool
+    centre: FloatArray
+    size: FloatArray
+    box_orientation: FloatArray
+    depth: float
+    valid_fraction: float
+    spread: float
+    covariance: FloatArray
+
+
+def lift_points(
+    pixels: ArrayLike,
+    depth: DepthImage | None,
+    colour: Intrinsics | None,
+    target_from_camera: ArrayLike | None,
+    parameters: LiftParameters | None = None,
+) -> list[LiftedPoint]:
+    """Lift pixels (N, 2) of the colour image; one result each, in order, with a status that says
+    how it went.
+
+    depth: registered to the colour image's optical frame, of any size; None gives NO_DEPTH_CAMERA.
+    colour: may be None only without depth. target_from_camera: (4, 4) at the image's stamp; None
+    gives NO_TRANSFORM, with depth and quality. Raises ValueError for arguments of the wrong shape.
+    """
+    pixels = _rows(pixels, 2, "pixels")
+    if depth is None:
+        return [_failed(pixel, LiftStatus.NO_DEPTH_CAMERA) for pixel in pixels]
+    colour = _required(colour)
+    rays = colour.rays(pixels)
+    return _lift(
+        pixels, rays, depth.locate(rays, colour), depth, colour, target_from_camera, parameters
+    )
+
+
+def lift_boxes(
+    boxes: ArrayLike,
+    depth: DepthImage | None,
+    colour: Intrinsics | None,
+    target_from_camera: ArrayLike | None,
+    parameters: LiftParameters | None = None,
+) -> list[LiftedRegion]:
+    """Lift boxes (M, 4) x1, y1, x2, y2 of the colour image to the object that each one shows.
+
+    The object is told from the plane it stands on and from what is behind it by depth. Arguments
+    and errors as of `lift_points`.
+    """
+    boxes = _rows(boxes, 4, "boxes")
+    if depth is None:
+        return [_region(box, _failed(_middle(box), LiftStatus.NO_DEPTH_CAMERA)) for box in boxes]
+    colour = _required(colour)
+    return [_lift_box(box, depth, colour, target_from_camera, parameters) for box in boxes]
+
+
+def _lift_box(
+    box: FloatArray,
+    depth: DepthImage,
+    colour: Intrinsics,
+    target_from_camera: ArrayLike | None,
+    parameters: LiftParameters | None,
+) -> LiftedRegion:
+    seen = _box_in_depth(box, depth, colour)
+    if seen is None:
+        return _region(box, _failed(_middle(box), LiftStatus.OUTSIDE_DEPTH_VIEW))
+    intrinsics = depth.intrinsics(colour)
+    surface = surface_in_box(depth, intrinsics, seen, parameters or LiftParameters())
+    located = (
+        (seen[None, :2] + seen[None, 2:]) / 2 if surface.pixel is None else surface.pixel[None]
+    )
+    rays = intrinsics.rays(located)
+    pixels = colour.project(rays)
+    point = _lift(pixels, rays, located, depth, colour, target_from_camera, parameters)[0]
+    if surface.pixel is None and point.status in (LiftStatus.OK, LiftStatus.NO_TRANSFORM):
+        point = _failed(point.pixel, LiftStatus.DEPTH_HOLE)
+    if point.position is None or target_from_camera is None:
+        return _region(box, point, surface.valid_fraction)
+    target = np.asarray(target_from_camera, dtype=np.float64)
+    points = surface.points @ target[:3, :3].T + target[:3, 3]
+    low, high = np.percentile(points, _EXTENT_PERCENTILES, axis=0)
+    return _region(box, point, surface.valid_fraction, (low + high) / 2, high - low)
+
+
+def _box_in_depth(box: FloatArray, depth: DepthImage, colour: Intrinsics) -> FloatArray | None:
+    """Map a box to depth pixels, cut at the borders of both images and at least a few pixels wide.
+
+    None where the depth doesn't see it.
+    """
+    corners = np.sort(box.reshape(2, 2), axis=0)
+    # A comparison with NaN is false, so a box that isn't a number is refused here too.
+    if not ((corners[0] <= [colour.width, colour.height]) & (corners[1] >= -1)).all():
+        return None
+    border = np.array([colour.width, colour.height]) - 0.5
+    mapped = depth.intrinsics(colour).project(colour.rays(np.clip(corners, -0.5, border)))
+    if not ((mapped[0] <= depth.size) & (mapped[1] >= -1)).all():
+        return None
+    last = np.array(depth.size) - 1
+    low, high = np.clip(np.sort(mapped, axis=0), 0, last)
+    thin = np.maximum(0, _MIN_BOX - (high - low)) / 2
+    return np.concatenate([np.maximum(low - thin, 0), np.minimum(high + thin, last)])
+
+
+def _lift(
+    pixels: FloatArray,
+    rays: FloatArray,
+    located: FloatArray,
+    depth: DepthImage,
+    colour: Intrinsics,
+    target_from_camera: ArrayLike | None,
+    parameters: LiftParameters | None,
+) -> list[LiftedPoint]:
+    """Lift colour pixels (N, 2) with their rays (N, 2) and depth pixels (N, 2; NaN outside its
+    view)."""
+    parameters = parameters or LiftParameters()
+    target = None if target_from_camera is None else checked_rigid(target_from_camera)
+    results = [_failed(pixel, LiftStatus.OUTSIDE_DEPTH_VIEW) for pixel in pixels]
+    seen = np.flatnonzero(np.isfinite(located).all(axis=1))
+    if not seen.size:
+        return results
+    arms = np.column_stack([rays[seen], np.ones(len(seen))])
+    intrinsics = depth.intrinsics(colour)
+    surfaces = surfaces_at(depth, intrinsics, located[seen], rays[seen], parameters)
+    frame = np.eye(4) if target is None else target
+    positions = (surfaces.depth[:, None] * arms) @ frame[:3, :3].T + frame[:3, 3]
+    orientations = _orientations(surfaces.normals, frame[:3, :3])
+    covariances = frame[:3, :3] @ _covariances(arms, surfaces, colour, parameters) @ frame[:3, :3].T
+    for row, index in enumerate(seen):
+        z, share = float(surfaces.depth[row]), float(surfaces.valid_fraction[row])
+        spread = float(surfaces.spread[row])
+        status = _status(z, target is not None, parameters)
+        if status is LiftStatus.OK:
+            results[index] = LiftedPoint(
+                pixel=pixels[index],
+                status=status,
+                position=positions[row],
+                orientation=orientations[row],
+                has_normal=bool(np.isfinite(surfaces.normals[row]).all()),
+                depth=z,
+                valid_fraction=share,
+                spread=spread,
+                covariance=covariances[row],
+            )
+        elif status is LiftStatus.NO_TRANSFORM:
+            results[index] = _failed(pixels[index], status, share, z, spread)
+        else:
+            results[index] = _failed(pixels[index], status, share)
+    return results
+
+
+def _status(z: float, has_transform: bool, parameters: LiftParameters) -> LiftStatus:
+    if not np.isfinite(z):
+        return LiftStatus.DEPTH_HOLE
+    if not parameters.min_depth <= z <= parameters.max_depth:
+        return LiftStatus.OUT_OF_RANGE
+    return LiftStatus.OK if has_transform else LiftStatus.NO_TRANSFORM
+
+
+def _covariances(
+    arms: FloatArray, surfaces: Surfaces, colour: Intrinsics, parameters: LiftParameters
+) -> FloatArray:
+    """Covariances (N, 3, 3) in the camera frame of the points depth * arms (N, 3; z = 1).
+
+    The depth's sigma is what the sensor promises or the surface's spread, whichever is larger; u
+    and v have the sigma pixel_noise. It isn't divided by the number of pixels: a stereo matcher's
+    errors are shared by neighbours.
+    """
+    sigma = np.maximum(parameters.sigma(surfaces.depth), surfaces.spread)
+    along = sigma[:, None] * arms
+    lateral = np.zeros_like(arms)
+    lateral[:, :2] = surfaces.depth[:, None] * parameters.pixel_noise / np.diag(colour.matrix)[:2]
+    covariances: FloatArray = along[:, :, None] * along[:, None, :] + (lateral**2)[
+        :, :, None
+    ] * np.eye(3)
+    return covariances
+
+
+def _orientations(normals: FloatArray, target_from_camera: FloatArray) -> FloatArray:
+    """Quaternions (N, 4) in the target frame: z along the normals (N, 3; camera frame) and x as
+    near as possible to the camera's right; the identity where the normal is NaN."""
+    quaternions = np.tile(IDENTITY_QUATERNION, (len(normals), 1))
+    known = np.isfinite(normals).all(axis=1)
+    z = normals[known]
+    if not z.size:
+        return quaternions
+    x = np.array([1.0, 0.0, 0.0]) - z[:, :1] * z
+    sideways = (
+        np.linalg.norm(x, axis=1) < 1e-3
+    )  # then y points up in the image, and x away from the camera
+    x[sideways] = np.cross([0.0, -1.0, 0.0], z[sideways])
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    camera_from_surface = np.stack([x, np.cross(z, x), z], axis=-1)
+    quaternions[known] = quaternion_from_matrix(target_from_camera @ camera_from_surface)
+    return quaternions
+
+
+def _failed(
+    pixel: FloatArray,
+    status: LiftStatus,
+    valid_fraction: float = 0.0,
+    depth: float = 0.0,
+    spread: float = 0.0,
+) -> LiftedPoint:
+    return LiftedPoint(
+        pixel=pixel,
+        status=status,
+        position=None,
+        orientation=IDENTITY_QUATERNION.copy(),
+        has_normal=False,
+        depth=depth,
+        valid_fraction=valid_fraction,
+        spread=spread,
+        covariance=np.zeros((3, 3)),
+    )
+
+
+def _region(
+    box: FloatArray,
+    point: LiftedPoint,
+    valid_fraction: float = 0.0,
+    centre: FloatArray | None = None,
+    size: FloatArray | None = None,
+) -> LiftedRegion:
+    return LiftedRegion(
+        box=box,
+        pixel=point.pixel,
+        status=point.status,
+        position=point.position,
+        orientation=point.orientation,
+        has_normal=point.has_normal,
+        centre=np.zeros(3) if centre is None else centre,
+        size=np.zeros(3) if size is None else size,
+        box_orientation=IDENTITY_QUATERNION.copy(),
+        depth=point.depth,
+        valid_fraction=valid_fraction,
+        spread=point.spread,
+        covariance=point.covariance,
+    )
+
+
+def _middle(box: FloatArray) -> FloatArray:
+    return (box[:2] + box[2:]) / 2
+
+
+def _rows(values: ArrayLike, columns: int, name: str) -> FloatArray:
+    rows = np.asarray(values, dtype=np.float64)
+    if rows.size == 0:
+        return rows.reshape(0, columns)
+    if rows.ndim != 2 or rows.shape[1] != columns:
+        raise ValueError(f"{name} must have the shape (N, {columns}), not {rows.shape}.")
+    return rows
+
+
+def _required(colour: Intrinsics | None) -> Intrinsics:
+    if colour is None:
+        raise ValueError("Depth can't be lifted without the intrinsics of the colour image.")
+    return colour
