@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which objects a random tabletop scene shows, and how they, the table and the light look."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from robobrain_ros.sim.pool import (
+    ARM_GROUP,
+    COLOURED_KINDS,
+    FINISHES,
+    HIDDEN_GROUP,
+    TABLE_TEXTURES,
+    TEXTURED_KINDS,
+    VISIBLE_GROUP,
+    Instance,
+    Pool,
+)
+
+COLOURS: Mapping[str, tuple[float, float, float]] = {
+    "red": (0.0, 0.88, 0.80),
+    "orange": (0.065, 0.95, 0.98),
+    "yellow": (0.145, 0.88, 1.0),
+    "green": (0.36, 0.80, 0.55),
+    "blue": (0.60, 0.85, 0.75),
+    "purple": (0.78, 0.70, 0.60),
+    "white": (0.0, 0.0, 0.95),
+    "black": (0.0, 0.0, 0.07),
+}
+"""Hue, saturation, value of each colour's middle, 0..1."""
+
+# Coloured objects whose name would also fit a textured one, which has no colour in its name.
+_AMBIGUOUS = {
+    ("red", "can"): "soda can",
+    ("white", "box"): "milk carton",
+    ("orange", "box"): "cereal box",
+    ("red", "box"): "cereal box",
+    ("yellow", "ball"): "lemon",
+}
+@dataclass(frozen=True)
+class Chosen:
+    """An object of the pool with the name that it has in this scene."""
+
+    name: str
+    kind: str
+    colour: str | None
+    instance: Instance
+
+
+def choose_objects(pool: Pool, rng: np.random.Generator) -> list[Chosen]:
+    """4 to 8 differently named objects, with distractors of one kind and of one colour."""
+    count = int(rng.integers(4, 9))
+    favourite_kind, favourite_colour = rng.choice(COLOURED_KINDS), rng.choice(list(COLOURS))
+    chosen: list[Chosen] = []
+    while len(chosen) < count:
+        if rng.random() < 0.22:
+            kind, colour = str(rng.choice(TEXTURED_KINDS)), None
+        else:
+            kind = str(favourite_kind if rng.random() < 0.25 else rng.choice(COLOURED_KINDS))
+            colour = str(favourite_colour if rng.random() < 0.25 else rng.choice(list(COLOURS)))
+        used = [other.instance for other in chosen]
+        free = [instance for instance in pool.instances[kind] if instance not in used]
+        if free and not _clashes(kind, colour, chosen):
+            name = f"{colour} {kind}" if colour else kind
+            chosen.append(Chosen(name, kind, colour, free[int(rng.integers(len(free)))]))
+    return chosen
+
+
+def _clashes(kind: str, colour: str | None, chosen: Sequence[Chosen]) -> bool:
+    """Whether the name is taken, or would fit another object as well."""
+    for other in chosen:
+        if (other.kind, other.colour) == (kind, colour):
+            return True
+        if _AMBIGUOUS.get((colour, kind)) == other.kind:
+            return True
+        if _AMBIGUOUS.get((other.colour, other.kind)) == kind:
+            return True
+    return False
+
+
+def paint(model: mujoco.MjModel, chosen: Sequence[Chosen], rng: np.random.Generator) -> None:
+    """Show the chosen objects and no others, in their colours; dress table, floor and lights."""
+    arm = model.geom_group == ARM_GROUP
+    model.geom_group[model.geom_bodyid > 0] = HIDDEN_GROUP
+    model.geom_group[arm] = ARM_GROUP
+    for item in chosen:
+        model.geom_group[list(item.instance.geoms)] = VISIBLE_GROUP
+        finish = model.material(str(rng.choice(FINISHES))).id
+        for geom in item.instance.painted:
+            model.geom_rgba[geom] = (*_shade(item.colour, rng), 1.0)
+            model.geom_matid[geom] = finish
+    table, floor = model.geom("table").id, model.geom("floor").id
+    model.geom_matid[table] = model.material(str(rng.choice(TABLE_TEXTURES))).id
+    model.geom_rgba[table, :3] = rng.uniform(0.65, 0.95) * rng.uniform(0.93, 1.0, 3)
+    model.geom_rgba[floor, :3] = np.clip(rng.uniform(0.15, 0.7) + rng.normal(0, 0.04, 3), 0, 1)
+    _light(model, rng)
+
+
+def _shade(colour: str | None, rng: np.random.Generator) -> tuple[float, float, float]:
+    """RGB near the colour's middle, too near to be taken for another colour."""
+    if colour is None:
+        raise ValueError("an object with painted parts needs a colour")
+    hue, saturation, value = COLOURS[colour]
+    if saturation == 0:
+        saturation = abs(rng.normal(0, 0.015))
+        value = np.clip(value + rng.normal(0, 0.025), 0.03, 1)
+    else:
+        hue += np.clip(rng.normal(0, 0.008), -0.016, 0.016)
+        saturation = np.clip(saturation + rng.normal(0, 0.05), 0.55, 1)
+        value = np.clip(value + rng.normal(0, 0.05), 0.45, 1)
+    return colorsys.hsv_to_rgb(hue % 1, saturation, value)
+
+
+def _light(model: mujoco.MjModel, rng: np.random.Generator) -> None:
+    key, fill = model.light("key").id, model.light("fill").id
+    for light, low, strength in ((key, 40, rng.uniform(0.40, 0.60)), (fill, 25, rng.uniform(0.1, 0.2))):
+        towards = direction(rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(low, 80)))
+        model.light_pos[light] = 2 * towards
+        model.light_dir[light] = -towards
+        warmth = rng.uniform(0.92, 1.0, 3)
+        model.light_diffuse[light] = strength * warmth
+        model.light_specular[light] = 0.3 * strength
+    model.vis.headlight.ambient[:] = rng.uniform(0.36, 0.48)
+    model.vis.headlight.diffuse[:] = rng.uniform(0.05, 0.15)
+    model.vis.headlight.specular[:] = 0
+
+
+def direction(azimuth: float, elevation: float) -> NDArray[np.float64]:
+    """Unit vector (3,) from angles in radians: azimuth from +x about +z, elevation from the table."""
+    flat = np.cos(elevation)
+    return np.array([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)])

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Triangle meshes of everyday objects, made of profiles turned about the z axis.
+
+All meshes are in metres, z up, standing on z = 0 with the axis at the origin; faces are counter-clockwise seen from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+# A lathe's pole is a tiny ring: MuJoCo merges nothing, so its normals stay vertical.
+_POLE = 1e-4
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """vertices (N, 3) float64 in metres; faces (M, 3) int64 indices into them."""
+
+    vertices: NDArray[np.float64]
+    faces: NDArray[np.int64]
+
+    def scaled(self, factor: float) -> Mesh:
+        return Mesh(self.vertices * factor, self.faces)
+
+
+def join(*meshes: Mesh) -> Mesh:
+    """One mesh with the triangles of all."""
+    offsets = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes[:-1]])
+    faces = [mesh.faces + offset for mesh, offset in zip(meshes, offsets)]
+    return Mesh(np.concatenate([mesh.vertices for mesh in meshes]), np.concatenate(faces))
+
+
+def _grid_faces(rows: int, columns: int) -> NDArray[np.int64]:
+    """Triangles of a (rows x columns) vertex grid whose columns wrap around."""
+    row, column = np.meshgrid(np.arange(rows - 1), np.arange(columns), indexing="ij")
+    a = row * columns + column
+    b = row * columns + (column + 1) % columns
+    c, d = b + columns, a + columns
+    return np.stack([np.stack([a, b, c], -1), np.stack([a, c, d], -1)], -2).reshape(-1, 3)
+
+
+def lathe(profile: Sequence[tuple[float, float]], segments: int = 32) -> Mesh:
+    """Surface of revolution of (radius, z) points, listed from the bottom's axis outwards and up."""
+    radius, height = np.array(profile, dtype=np.float64).T
+    angle = 2 * np.pi * np.arange(segments) / segments
+    ring = np.stack([np.cos(angle), np.sin(angle)], -1)
+    xy = np.maximum(radius, _POLE)[:, None, None] * ring
+    z = np.broadcast_to(height[:, None, None], (*xy.shape[:2], 1))
+    vertices = np.concatenate([xy, z], -1).reshape(-1, 3)
+    return Mesh(vertices, _grid_faces(len(profile), segments))
+
+
+def _handle(x: float, z: float, width: float, height: float, thickness: float) -> Mesh:
+    """Half an elliptic torus in the x-z plane, bulging towards +x from (x, 0, z)."""
+    bend = np.linspace(-np.pi / 2, np.pi / 2, 13)[:, None]
+    turn = 2 * np.pi * np.arange(8) / 8
+    along, across = thickness * np.cos(turn), thickness * np.sin(turn)
+    vertices = np.stack(
+        [
+            x + (width + along) * np.cos(bend),
+            np.broadcast_to(across, (len(bend), len(turn))),
+            z + (height + along) * np.sin(bend),
+        ],
+        -1,
+    ).reshape(-1, 3)
+    return Mesh(vertices, _grid_faces(len(bend), len(turn))[:, ::-1])
+
+
+def mug() -> Mesh:
+    outside = [(0, 0), (0.036, 0), (0.039, 0.004), (0.039, 0.092)]
+    inside = [(0.0375, 0.094), (0.0355, 0.092), (0.035, 0.008), (0, 0.008)]
+    return join(lathe(outside + inside), _handle(0.037, 0.048, 0.026, 0.027, 0.0055))
+
+
+def bowl() -> Mesh:
+    outside = [(0, 0), (0.030, 0), (0.033, 0.004), (0.052, 0.020), (0.064, 0.042), (0.068, 0.058)]
+    inside = [(0.0655, 0.059), (0.060, 0.043), (0.048, 0.023), (0.028, 0.009), (0, 0.008)]
+    return lathe(outside + inside)
+
+
+def bottle() -> Mesh:
+    return lathe(
+        [
+            (0, 0),
+            (0.030, 0),
+            (0.033, 0.004),
+            (0.033, 0.115),
+            (0.030, 0.130),
+            (0.020, 0.150),
+            (0.0135, 0.162),
+            (0.0130, 0.176),
+            (0, 0.176),
+        ]
+    )
+
+
+def bottle_cap() -> Mesh:
+    return lathe([(0, 0.176), (0.016, 0.176), (0.016, 0.194), (0.0145, 0.196), (0, 0.196)])
+
+
+def can() -> Mesh:
+    return lathe([(0, 0.006), (0.028, 0.006), (0.033, 0.012), (0.033, 0.103), (0.0285, 0.111)])
+
+
+def can_rims() -> Mesh:
+    bottom = lathe([(0, 0.001), (0.026, 0), (0.028, 0.006), (0, 0.0065)])
+    top = lathe([(0.0285, 0.111), (0.028, 0.115), (0.0265, 0.115), (0.026, 0.112), (0, 0.112)])
+    return join(bottom, top)
+
+
+def cone() -> Mesh:
+    return lathe([(0, 0), (0.040, 0), (0.040, 0.002), (0.002, 0.104), (0, 0.105)])
+
+
+def ball() -> Mesh:
+    polar = np.linspace(0, np.pi, 17)
+    return lathe([(0.034 * np.sin(p), 0.034 * (1 - np.cos(p))) for p in polar])
+
+
+def cuboid(length: float, width: float, height: float) -> Mesh:
+    """Axis-aligned box; each side has its own vertices, so its edges stay sharp."""
+    corners = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (0, 1)], float)
+    corners *= (length / 2, width / 2, height)
+    sides = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+    faces = [(4 * i + a, 4 * i + b, 4 * i + c) for i in range(6) for a, b, c in ((0, 1, 2), (0, 2, 3))]
+    return Mesh(corners[np.ravel(sides)], np.array(faces))
+
+
+def read_stl(path: Path) -> Mesh:
+    """Binary STL file, in the file's own frame and units; every triangle has its own vertices."""
+    record = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+    corners = np.fromfile(path, record, offset=84)["corners"].astype(np.float64)
+    return Mesh(corners.reshape(-1, 3), np.arange(3 * len(corners)).reshape(-1, 3))
+
+
+def clustered(mesh: Mesh, cell: float) -> Mesh:
+    """Fewer triangles: the vertices in each cube of edge `cell` (m) become their mean.
+
+    Vertex clustering of Rossignac and Borrel, "Multi-resolution 3D approximations for rendering complex scenes" (1993).
+    """
+    _, cluster = np.unique(np.floor(mesh.vertices / cell), axis=0, return_inverse=True)
+    cluster = cluster.reshape(-1)
+    members = np.bincount(cluster)[:, None]
+    vertices = np.stack([np.bincount(cluster, axis) for axis in mesh.vertices.T], -1) / members
+    faces = cluster[mesh.faces]
+    collapsed = (faces == np.roll(faces, 1, axis=1)).any(1)
+    faces = faces[~collapsed]
+    _, first = np.unique(np.sort(faces, axis=1), axis=0, return_index=True)
+    return Mesh(vertices, faces[np.sort(first)])

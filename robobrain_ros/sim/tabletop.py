@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A random tabletop with a robot arm, seen by an RGB-D camera, with ground truth."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from robobrain_ros.sim import layout
+from robobrain_ros.sim.appearance import COLOURS, choose_objects, paint
+from robobrain_ros.sim.pool import ARM_GROUP, KINDS, VISIBLE_GROUP, load_pool
+
+__all__ = ["COLOURS", "KINDS", "Frame", "SceneObject", "Tabletop"]
+
+_ARM_SHOWN = 0.85
+_SHADOW_MAP = 1024
+# MuJoCo's camera has y up and looks along -z; REP-103's optical frame has y down, z forward.
+_OPTICAL_FROM_CAMERA = np.array([1.0, -1.0, -1.0])
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """An object in view. position (3,): the middle of its upright bounding box, metres, table frame."""
+
+    name: str
+    kind: str
+    colour: str | None
+    position: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the camera sees.
+
+    rgb (H, W, 3) uint8. depth (H, W) float32: metres along the optical axis. labels (H, W) uint8:
+    i + 1 where `Tabletop.objects[i]` is visible, 0 elsewhere (table, arm, room).
+    """
+
+    rgb: NDArray[np.uint8]
+    depth: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+
+
+class Tabletop:
+    """A random scene per seed: 4 to 8 objects on a table, a Panda arm, one RGB-D camera.
+
+    The world is the frame `table`: origin in the middle of the table's top, z up, the arm on the
+    -x side facing +x. A Tabletop belongs to the thread that made it (OpenGL); call `close` when
+    done. Call `reset` before anything else.
+
+    objects: what stands on the table, in the order of the labels.
+    K: (3, 3) pinhole intrinsics; pixel centres are at integer coordinates.
+    world_from_optical: (4, 4) pose of the camera, optical frame of REP-103 (x right, y down, z forward).
+    gripper: (3,) point between the fingertips, metres. The arm is in view only if arm_shown.
+    """
+
+    def __init__(self, width: int = 640, height: int = 480, *, shadows: bool = True) -> None:
+        """Raises AssetsNotFound where robosuite's meshes are not installed."""
+        pool = load_pool()
+        self.width, self.height = width, height
+        self.objects: tuple[SceneObject, ...] = ()
+        self.arm_shown = True
+        self._pool = pool
+        self._model = copy.copy(pool.model)
+        self._data = mujoco.MjData(self._model)
+        self._model.cam_fovy[0] = layout.FOVY_DEG
+        self._model.vis.global_.offwidth, self._model.vis.global_.offheight = width, height
+        self._model.vis.quality.shadowsize = _SHADOW_MAP if shadows else 0
+        self._open_renderer()
+
+    def _open_renderer(self) -> None:
+        self._gl = mujoco.GLContext(self.width, self.height)
+        self._gl.make_current()
+        self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
+        self._viewport = mujoco.MjrRect(0, 0, self.width, self.height)
+        self._view = mujoco.MjvScene(self._model, maxgeom=200)
+        self._camera = mujoco.MjvCamera()
+        self._camera.type, self._camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
+        self._option = mujoco.MjvOption()
+        self._option.sitegroup[:] = 0
+
+    @property
+    def K(self) -> NDArray[np.float64]:  # noqa: N802 - the name in sensor_msgs/CameraInfo
+        focal = self.height / 2 / np.tan(np.radians(layout.FOVY_DEG / 2))
+        centre_u, centre_v = (self.width - 1) / 2, (self.height - 1) / 2
+        return np.array([[focal, 0, centre_u], [0, focal, centre_v], [0, 0, 1]])
+
+    @property
+    def world_from_optical(self) -> NDArray[np.float64]:
+        pose = np.eye(4)
+        pose[:3, :3] = self._data.cam_xmat[0].reshape(3, 3) * _OPTICAL_FROM_CAMERA
+        pose[:3, 3] = self._data.cam_xpos[0]
+        return pose
+
+    @property
+    def gripper(self) -> NDArray[np.float64]:
+        return self._data.site("arm/hand/grip_site").xpos.copy()
+
+    def project(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Pixels (N, 2) as (u, v) of points (N, 3) in the table frame; NaN behind the camera."""
+        pose = self.world_from_optical
+        local = (points - pose[:3, 3]) @ pose[:3, :3]
+        image = np.where(local[:, 2:] > 0, local, np.nan) @ self.K.T
+        return image[:, :2] / image[:, 2:]
+
+    def reset(self, seed: int) -> None:
+        """Show the scene of this seed. The same seed gives the same scene at any image size of the same aspect."""
+        rng = np.random.default_rng(seed)
+        chosen = choose_objects(self._pool, rng)
+        paint(self._model, chosen, rng)
+        self.arm_shown = bool(rng.random() < _ARM_SHOWN)
+        aspect = self.width / self.height
+        positions = layout.place(
+            self._model, self._data, chosen, rng, aspect=aspect, arm_shown=self.arm_shown
+        )
+        self.objects = tuple(
+            SceneObject(item.name, item.kind, item.colour, position)
+            for item, position in zip(chosen, positions)
+        )
+        self._label_of_geom = np.zeros(self._model.ngeom + 1, np.uint8)
+        for label, item in enumerate(chosen, start=1):
+            self._label_of_geom[list(item.instance.geoms)] = label
+        self._option.geomgroup[:] = 0
+        self._option.geomgroup[VISIBLE_GROUP] = 1
+        self._option.geomgroup[ARM_GROUP] = self.arm_shown
+        mujoco.mjv_updateScene(
+            self._model,
+            self._data,
+            self._option,
+            None,
+            self._camera,
+            mujoco.mjtCatBit.mjCAT_ALL,
+            self._view,
+        )
+
+    def render(self) -> Frame:
+        """Colour, depth and labels of the current scene."""
+        rgb = self._render_colour()
+        labels, depth = self._render_labels_and_depth()
+        return Frame(rgb, depth, labels)
+
+    def render_rgb_labels(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """The rgb and labels of `render`, without the depth."""
+        rgb = self._render_colour()
+        return rgb, self._render_labels(None)
+
+    def _render_colour(self) -> NDArray[np.uint8]:
+        rgb = np.empty((self.height, self.width, 3), np.uint8)
+        self._draw(segmented=False)
+        mujoco.mjr_readPixels(rgb, None, self._viewport, self._context)
+        return np.ascontiguousarray(rgb[::-1])
+
+    def _render_labels(self, window_depth: NDArray[np.float32] | None) -> NDArray[np.uint8]:
+        """Labels (H, W), and the depth buffer, bottom row first, where one is given."""
+        codes = np.empty((self.height, self.width, 3), np.uint8)
+        self._draw(segmented=True)
+        mujoco.mjr_readPixels(codes, window_depth, self._viewport, self._context)
+        # A segmented pixel's red and green hold the number of the drawn geom plus one; 0 is the sky.
+        drawn = codes[..., 0] + 256 * codes[..., 1].astype(np.uint16)
+        label_of_code = np.zeros(self._view.ngeom + 1, np.uint8)
+        for geom in self._view.geoms[: self._view.ngeom]:
+            if geom.segid >= 0 and geom.objtype == mujoco.mjtObj.mjOBJ_GEOM:
+                label_of_code[geom.segid + 1] = self._label_of_geom[geom.objid]
+        return label_of_code[drawn[::-1]]
+
+    def _render_labels_and_depth(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        window_depth = np.empty((self.height, self.width), np.float32)
+        labels = self._render_labels(window_depth)
+        extent, clip = self._model.stat.extent, self._model.vis.map
+        near, far = clip.znear * extent, clip.zfar * extent
+        # Inverse of OpenGL's perspective depth, reversed: 1 at the near plane, 0 at the far one.
+        inverse = window_depth[::-1].astype(np.float64) * (1 / near - 1 / far) + 1 / far
+        return labels, (1 / inverse).astype(np.float32)
+
+    def _draw(self, *, segmented: bool) -> None:
+        self._gl.make_current()
+        flags = self._view.flags
+        flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = segmented
+        flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        flags[mujoco.mjtRndFlag.mjRND_SHADOW] = not segmented
+        mujoco.mjr_render(self._viewport, self._view, self._context)
+
+    def close(self) -> None:
+        """Free the OpenGL context; the Tabletop can't render afterwards."""
+        self._context.free()
+        self._gl.free()
