@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A batched training forward over the unmodified Qwen2.5-VL modules of `transformers`.
+
+The library packs images into one sequence and loops over attention windows. All training images
+have one size here, so windows become a batch dimension, which is several times faster on a CPU
+and compiles without graph breaks. `test_nano.py` checks equality with the library's forward.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+
+def window_order(rows: int, columns: int, window: int) -> Tensor:
+    """Raster indices of `rows` x `columns` image tokens in window-major order, (rows*columns,).
+
+    Raises:
+        ValueError: when the grid is not a whole number of windows.
+    """
+    if rows % window or columns % window:
+        raise ValueError(f"{rows}x{columns} tokens are not a whole number of {window}-windows")
+    grid = torch.arange(rows * columns).view(rows // window, window, columns // window, window)
+    return grid.permute(0, 2, 1, 3).reshape(-1)
+
+
+def _rotate_half(x: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((-second, first), dim=-1)
+
+
+def _rms_norm(x: Tensor, norm: nn.Module) -> Tensor:
+    return F.rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    # Plain products: the fused CPU kernel was slower at these sizes.
+    scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
+    if bias is not None:
+        scores = scores + bias
+    return torch.matmul(torch.softmax(scores, -1).to(value.dtype), value)
+
+
+def _swiglu(x: Tensor, mlp: nn.Module) -> Tensor:
+    return mlp.down_proj(F.silu(mlp.gate_proj(x)) * mlp.up_proj(x))
+
+
+class FastForward:
+    """Vision tower and language layers of `model` for images of one size.
+
+    Args:
+        model: the model whose weights are used and trained; never copied.
+        rows, columns: image tokens (merged patches) per image.
+    """
+
+    def __init__(
+        self, model: Qwen2_5_VLForConditionalGeneration, rows: int, columns: int
+    ) -> None:
+        self.visual = model.model.visual
+        self.language = model.model.language_model
+        self.vision_config = model.config.vision_config
+        self.text_config = model.config.text_config
+        merge = self.vision_config.spatial_merge_size
+        window = self.vision_config.window_size // merge // self.vision_config.patch_size
+        self.order = window_order(rows, columns, window)
+        self.raster = torch.argsort(self.order)
+        self.windows = rows * columns // window**2
+        self.cos, self.sin = self._vision_rotary(rows, columns, merge)
+
+    def _vision_rotary(self, rows: int, columns: int, merge: int) -> tuple[Tensor, Tensor]:
+        row = torch.arange(rows * merge).view(rows, 1, merge, 1)
+        column = torch.arange(columns * merge).view(1, columns, 1, merge)
+        shape = (rows, columns, merge, merge)
+        positions = torch.stack([row.expand(shape), column.expand(shape)]).reshape(2, -1, merge**2)
+        positions = positions[:, self.order].reshape(2, -1)
+        angles = positions[..., None].float() * self.visual.rotary_pos_emb.inv_freq.float().cpu()
+        angles = torch.cat([angles[0], angles[1]], -1).repeat(1, 2)
+        return angles.cos(), angles.sin()
+
+    def image_tokens(self, patches: Tensor) -> Tensor:
+        """Embed images.
+
+        Args:
+            patches: (B, N, 3*14*14) normalised patches; image tokens in window order, the merged
+                patches of a token together, channel first within a patch.
+
+        Returns:
+            (B, N/4, width of the language model), image tokens in raster order.
+        """
+        # The two frames of a still image are equal, so the kernel's time axis sums away.
+        kernel = self.visual.patch_embed.proj.weight.sum(2).flatten(1)
+        x = F.linear(patches, kernel)
+        batch, count, width = x.shape
+        cos, sin = self.cos[:, None].to(x.dtype), self.sin[:, None].to(x.dtype)
+        heads = self.vision_config.num_heads
+        for index, block in enumerate(self.visual.blocks):
+            full = index in self.vision_config.fullatt_block_indexes
+            groups = 1 if full else self.windows
+            qkv = block.attn.qkv(_rms_norm(x, block.norm1))
+            query, key, value = qkv.view(batch, count, 3, heads, width // heads).unbind(2)
+            query = query * cos + _rotate_half(query) * sin
+            key = key * cos + _rotate_half(key) * sin
+            query, key, value = (
+                t.reshape(batch * groups, count // groups, heads, -1).transpose(1, 2)
+                for t in (query, key, value)
+            )
+            mixed = _attend(query, key, value, None).transpose(1, 2).reshape(batch, count, width)
+            x = x + block.attn.proj(mixed)
+            x = x + _swiglu(_rms_norm(x, block.norm2), block.mlp)
+        merger = self.visual.merger
+        x = merger.mlp(_rms_norm(x, merger.ln_q).view(batch, -1, merger.hidden_size))
+        return x.index_select(1, self.raster)
+
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (B, 1, L, head) for multimodal positions (3, B, L)."""
+        cos, sin = self.language.rotary_emb(torch.zeros(1), positions)
+        return cos[:, None], sin[:, None]
+
+    def language_layers(
+        self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor | None, first: int, last: int | None
+    ) -> Tensor:
+        """Language layers `first` to `last` (exclusive, None for all) on embeddings (B, L, C); no final norm.
+
+        `cos`, `sin` are of `rotary`; `bias` (B, 1, L, L) is added to the attention scores.
+        """
+        batch, length, width = x.shape
+        heads = self.text_config.num_attention_heads
+        shared = heads // self.text_config.num_key_value_heads
+        for layer in self.language.layers[first:last]:
+            y = _rms_norm(x, layer.input_layernorm)
+            attention = layer.self_attn
+            query, key, value = (
+                projection(y).view(batch, length, -1, width // heads).transpose(1, 2)
+                for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+            )
+            query = query * cos + _rotate_half(query) * sin
+            key = key * cos + _rotate_half(key) * sin
+            key, value = (t.repeat_interleave(shared, dim=1) for t in (key, value))
+            mixed = _attend(query, key, value, bias).transpose(1, 2).reshape(batch, length, width)
+            x = x + attention.o_proj(mixed)
+            x = x + _swiglu(_rms_norm(x, layer.post_attention_layernorm), layer.mlp)
+        return x
+
+    def final_norm(self, x: Tensor) -> Tensor:
+        """The language model's last normalisation, (…, C)."""
+        return _rms_norm(x, self.language.norm)

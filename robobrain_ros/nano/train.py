@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train the shipped model from scratch on rendered scenes.
+
+    python -m robobrain_ros.nano.train --data build/nano --out build/nano/model --minutes 60
+
+Stage A trains the vision tower and the first language layers on the auxiliary heads alone, stage
+B everything on questions. Both run for a given time, so that a slower machine still ends with an
+annealed model. Scenes that are rendered meanwhile are taken in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2TokenizerFast
+
+from robobrain_ros.nano.architecture import build_config, save_checkpoint
+from robobrain_ros.nano.auxiliary import AuxiliaryHeads
+from robobrain_ros.nano.batches import (
+    COLUMNS,
+    IGNORED,
+    IMAGE_TOKENS,
+    ROWS,
+    Layout,
+    TrainingBatches,
+)
+from robobrain_ros.nano.dataset import NAMES
+from robobrain_ros.nano.fast_forward import FastForward
+from robobrain_ros.nano.questions import vocabulary_texts
+from robobrain_ros.nano.tokenizer import build_tokenizer
+from robobrain_ros.nano.validation import Validation, normalise
+from robobrain_ros.sim.tabletop import COLOURS, KINDS
+
+_EARLY_LAYERS = 2
+_AUXILIARY_WEIGHT = 0.5
+_LOG_STEPS = 25
+
+Batch = dict[str, Tensor]
+
+
+class Trainer:
+    """Model, heads, optimizers and the step of both stages."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.dtype = torch.bfloat16 if options.bf16 else torch.float32
+        self.tokenizer = build_tokenizer(vocabulary_texts(NAMES, KINDS))
+        self.layout = Layout(self.tokenizer)
+        self.model = Qwen2_5_VLForConditionalGeneration(build_config(self.tokenizer)).train()
+        self.forward = FastForward(self.model, ROWS, COLUMNS)
+        width = self.model.config.text_config.hidden_size
+        self.heads = AuxiliaryHeads(width, len(KINDS), len(COLOURS))
+        self.embedding = self.model.model.language_model.embed_tokens.weight
+        self.optimizers = _optimizers(self.model, self.heads)
+        compiled = torch.compile(self._network, dynamic=False) if options.compile else self._network
+        self._run: Callable[..., tuple[Tensor, ...]] = compiled
+
+    def _network(
+        self, patches: Tensor, ids: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, whole: bool
+    ) -> tuple[Tensor, ...]:
+        start, stop = self.layout.image_start, self.layout.image_start + IMAGE_TOKENS
+        image = self.forward.image_tokens(normalise(patches, self.dtype))
+        x = F.embedding(ids, self.embedding).to(image.dtype)
+        x = torch.cat([x[:, :start], image, x[:, stop:]], 1)
+        x = self.forward.language_layers(x, cos, sin, bias, 0, _EARLY_LAYERS)
+        heads = self.heads(image, x[:, start:stop])
+        if not whole:
+            return heads
+        x = self.forward.language_layers(x, cos, sin, bias, _EARLY_LAYERS, None)
+        return *heads, self.forward.final_norm(x)
+
+    def losses(self, batch: Batch, whole: bool) -> tuple[Tensor, dict[str, float]]:
+        """Loss of a batch and figures for the log; `whole` includes the questions."""
+        cos, sin = (t.to(self.dtype) for t in self.forward.rotary(batch["positions"]))
+        bias = attention_bias(batch["segment"], self.dtype)
+        with torch.autocast("cpu", self.dtype, enabled=self.options.bf16):
+            appearance, digits, *states = self._run(
+                batch["patches"], batch["ids"], cos, sin, bias, whole
+            )
+            answered = batch["labels"] != IGNORED
+            scores = F.linear(states[0][answered], self.embedding) if whole else None
+        loss, figures = self.heads.loss(appearance, digits, batch)
+        figures["aux"] = loss.item()
+        if scores is None:
+            return loss, figures
+        target = batch["labels"][answered]
+        answer_loss = F.cross_entropy(scores.float(), target)
+        figures["loss"] = answer_loss.item()
+        figures["tokens"] = (scores.argmax(-1) == target).float().mean().item()
+        return answer_loss + _AUXILIARY_WEIGHT * loss, figures
+
+    def step(self, batch: Batch, whole: bool, rate: float) -> dict[str, float]:
+        """One optimizer step at learning rate `rate`."""
+        loss, figures = self.losses(batch, whole)
+        loss.backward()
+        parameters = itertools.chain(self.model.parameters(), self.heads.parameters())
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return figures
+
+    def batches(self, length: int, seed: int) -> Iterator[Batch]:
+        """An endless stream of batches, prepared in another process."""
+        options = self.options
+        stream = TrainingBatches(
+            options.data,
+            self.tokenizer,
+            KINDS,
+            tuple(COLOURS),
+            NAMES,
+            options.batch_size,
+            length,
+            seed,
+        )
+        return iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4))
+
+    def save(self, directory: Path) -> None:
+        """Write the model for use, and the whole state beside the data to go on from."""
+        save_checkpoint(self.model, self.tokenizer, directory)
+        state = {"model": self.model.state_dict(), "heads": self.heads.state_dict()}
+        torch.save(state, self.options.data / "state.pt")
+
+    def load(self, path: Path) -> None:
+        """Go on from a state that `save` wrote (weights only; optimizers start anew)."""
+        state = torch.load(path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.heads.load_state_dict(state["heads"])
+
+
+def attention_bias(segment: Tensor, dtype: torch.dtype) -> Tensor:
+    """Tree mask (B, 1, L, L): causal, each question sees the prefix (segment 0) and itself."""
+    length = segment.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    same = segment[:, :, None] == segment[:, None, :]
+    seen = (same | (segment[:, None, :] == 0)) & causal
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -1e4)[:, None]
+
+
+def _optimizers(model: nn.Module, heads: nn.Module) -> list[torch.optim.Optimizer]:
+    """Muon for the weight matrices of the layers, AdamW for everything else."""
+    matrices, weights, vectors = [], [], []
+    for name, parameter in [*model.named_parameters(), *heads.named_parameters(prefix="heads")]:
+        if parameter.ndim == 2 and "embed_tokens" not in name and not name.startswith("heads"):
+            matrices.append(parameter)
+        else:
+            (vectors if parameter.ndim < 2 else weights).append(parameter)
+    muon = torch.optim.Muon(matrices, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
+    groups = [
+        {"params": weights, "weight_decay": 0.02},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return [muon, torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)]
+
+
+def learning_rate(step: int, progress: float, peak: float, decay_from: float) -> float:
+    """Warm-up of 100 steps, a plateau, and a cosine to 1 % of `peak` as `progress` reaches 1."""
+    warm = min(1.0, (step + 1) / 100)
+    late = max(0.0, (min(progress, 1.0) - decay_from) / (1 - decay_from)) if decay_from < 1 else 0.0
+    return peak * warm * max(0.01, 0.5 * (1 + math.cos(math.pi * late)))
+
+
+class _Log:
+    """Means of the step figures, printed every `_LOG_STEPS` steps."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage, self._start, self._mark = stage, time.monotonic(), time.monotonic()
+        self._figures: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, step: int, rate: float, figures: dict[str, float], images: int) -> None:
+        for key, value in figures.items():
+            self._figures[key].append(value)
+        if step % _LOG_STEPS:
+            return
+        means = " ".join(f"{key} {np.mean(v):.3f}" for key, v in self._figures.items())
+        now = time.monotonic()
+        pace = _LOG_STEPS * images / (now - self._mark)
+        print(
+            f"{self._stage} {step} {now - self._start:.0f} s {pace:.1f} images/s lr {rate:.1e} {means}",
+            flush=True,
+        )
+        self._mark, self._figures = now, defaultdict(list)
+
+
+def train_stage(trainer: Trainer, whole: bool, minutes: float, decay_from: float) -> None:
+    """Run one stage for `minutes`; stage B (`whole`) validates and saves on the way."""
+    options = trainer.options
+    log = _Log("B" if whole else "A")
+    validation = Validation(options.data, trainer.layout, options.validation) if whole else None
+    length = options.length if whole else 0
+    start = last_check = time.monotonic()
+    for step, batch in enumerate(trainer.batches(length, seed=1 + whole)):
+        now = time.monotonic()
+        progress = (now - start) / (60 * minutes)
+        if progress >= 1:
+            break
+        rate = learning_rate(step, progress, options.rate, decay_from)
+        log.add(step, rate, trainer.step(batch, whole, rate), options.batch_size)
+        if validation and now - last_check > 60 * options.check_minutes:
+            _check(trainer, validation, now - start)
+            last_check = time.monotonic()
+    if validation:
+        _check(trainer, validation, time.monotonic() - start)
+    trainer.save(options.out)
+
+
+def _check(trainer: Trainer, validation: Validation, seconds: float) -> None:
+    scores = validation.score(trainer.forward, trainer.embedding, trainer.dtype)
+    trainer.save(trainer.options.out)
+    figures = {key: round(value, 4) for key, value in scores.items()}
+    print(f"CHECK {seconds:.0f} s {json.dumps(figures)}", flush=True)
+
+
+def main() -> None:
+    """Train both stages."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--data", type=Path, default=Path("build/nano"))
+    parser.add_argument("--out", type=Path, default=Path("build/nano/model"))
+    parser.add_argument("--state", type=Path, help="go on from this state.pt")
+    parser.add_argument("--stage-a-minutes", type=float, default=10)
+    parser.add_argument("--minutes", type=float, default=60, help="of stage B")
+    parser.add_argument("--decay-from", type=float, default=0.55, help="share of stage B")
+    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--length", type=int, default=384, help="tokens in a sequence")
+    parser.add_argument("--check-minutes", type=float, default=4)
+    parser.add_argument("--validation", type=int, default=100, help="scenes per check")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-bf16", dest="bf16", action="store_false")
+    parser.add_argument("--no-compile", dest="compile", action="store_false")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    trainer = Trainer(options)
+    count = sum(p.numel() for p in trainer.model.parameters())
+    print(f"{count / 1e6:.2f} M parameters, {len(trainer.tokenizer)} tokens", flush=True)
+    if options.state:
+        trainer.load(options.state)
+    if options.stage_a_minutes:
+        train_stage(trainer, whole=False, minutes=options.stage_a_minutes, decay_from=1.0)
+    train_stage(trainer, whole=True, minutes=options.minutes, decay_from=options.decay_from)
+
+
+if __name__ == "__main__":
+    main()
