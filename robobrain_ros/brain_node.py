@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lifecycle node `robobrain`: parameters, wiring and transitions."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import rclpy
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.executors import Executor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+from tf2_ros import Buffer, TransformException, TransformListener
+
+from robobrain_ros import parameters
+from robobrain_ros.camera import Camera, Topics
+from robobrain_ros.engines import create_engine
+from robobrain_ros.engines.base import Engine, EngineError
+from robobrain_ros.engines.worker import EngineWorker
+from robobrain_ros.errors import BrainError, ErrorCode
+from robobrain_ros.services import RequestServer, Session
+from robobrain_ros.spinning import SpinThread, until_signalled
+from robobrain_ros.tf_projection import TransformLookup
+from robobrain_ros.waiting import Waiting
+
+_GIB = 2**30
+_UNLOAD_S = 60.0
+
+
+def _caught(transition: Callable) -> Callable:
+    """Log what a transition raises and return FAILURE: rclpy would swallow it."""
+
+    def guarded(self: BrainNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(self, state)
+        except Exception as error:
+            self.get_logger().error(f"{transition.__name__} failed: {error!r}")
+            return TransitionCallbackReturn.FAILURE
+
+    return guarded
+
+
+class BrainNode(LifecycleNode):
+    """Answers words about camera images with pixels and 3D poses.
+
+    executor: spins this node, `cameras` (images and TF) spins on an executor of its own thread.
+    Nothing here waits for the model: the engine lives on its worker's thread, and whatever takes
+    long is a coroutine that awaits it.
+    """
+
+    def __init__(self, executor: Executor, cameras: Node) -> None:
+        super().__init__("robobrain")
+        self._cameras = cameras
+        self._waiting = Waiting(self, executor)
+        self._worker: EngineWorker | None = None
+        self._engine: Engine | None = None
+        self._tf: TransformListener | None = None
+        self._changing = False
+        parameters.declare(self)
+        self.add_on_set_parameters_callback(self._on_parameters)
+        self._requests = RequestServer(self, self._waiting)
+        self._make_change_state_awaitable()
+        if self.get_parameter("autostart").value:
+            executor.create_task(self._autostart)
+
+    def close(self) -> None:
+        """Stop requests and free the model; for the end of the process, when nothing spins."""
+        self._end_session()
+        if self._worker is not None:
+            self._worker.close()
+
+    # Transitions. The slow part of each (loading, freeing) is awaited around it in _change_state.
+
+    @_caught
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        if self._engine is None:
+            return TransitionCallbackReturn.FAILURE
+        buffer = Buffer(node=self._cameras)
+        self._tf = TransformListener(buffer, self._cameras)
+        self._transforms = TransformLookup(buffer, (TransformException,))
+        return TransitionCallbackReturn.SUCCESS
+
+    @_caught
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        tolerance = self.get_parameter("sync_tolerance").value
+        names = self.get_parameter("cameras").value
+        cameras = {
+            name: Camera(self._cameras, name, self._topics(name), tolerance) for name in names
+        }
+        self._requests.session = Session(self._engine, self._worker, cameras, self._transforms)
+        self.get_logger().info(f"Active: serving {', '.join(names)}.")
+        return super().on_activate(state)
+
+    @_caught
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._end_session()
+        return super().on_deactivate(state)
+
+    @_caught
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._tf.unregister()
+        return TransitionCallbackReturn.SUCCESS
+
+    @_caught
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._end_session()
+        return TransitionCallbackReturn.SUCCESS
+
+    def _make_change_state_awaitable(self) -> None:
+        """Put `_change_state` in front of rclpy's own service callback, which can't await."""
+        suffix = "/change_state"
+        service = next(s for s in self.services if s.srv_name.endswith(suffix))
+        self._rclpy_change_state = service.callback
+        service.callback = self._change_state
+        service.callback_group = ReentrantCallbackGroup()
+        service.callback_group.add_entity(service)
+
+    async def _change_state(
+        self, request: ChangeState.Request, response: ChangeState.Response
+    ) -> ChangeState.Response:
+        """Load before `configure` and free after `cleanup`, with the executor free meanwhile."""
+        if self._changing:
+            self.get_logger().warning("A transition is under way: ask again when it has ended.")
+            response.success = False
+            return response
+        self._changing = True
+        try:
+            if _wants(request, Transition.TRANSITION_CONFIGURE, "configure"):
+                await self._load()
+            response = self._rclpy_change_state(request, response)
+        except rclpy.exceptions.RCLError as error:  # raised for a transition not possible now
+            self.get_logger().warning(f"Refused the transition {request.transition}: {error}")
+            response.success = False
+        finally:
+            if self._state() in (State.PRIMARY_STATE_UNCONFIGURED, State.PRIMARY_STATE_FINALIZED):
+                await self._unload()
+            self._changing = False
+        return response
+
+    async def _autostart(self) -> None:
+        for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+            request = ChangeState.Request(transition=Transition(id=transition))
+            if not (await self._change_state(request, ChangeState.Response())).success:
+                self.get_logger().error("Autostart failed: see above, then configure by hand.")
+                return
+
+    def _state(self) -> int:
+        return self._state_machine.current_state[0]
+
+    # What transitions do
+
+    async def _load(self) -> None:
+        if self._engine is not None:
+            return
+        value = {spec.name: self.get_parameter(spec.name).value for spec in parameters.SPECS}
+        for name in value["cameras"]:
+            parameters.declare_camera(self, name)
+        started = time.monotonic()
+        self.get_logger().info(f"Loading {value['model']} ({value['quantization']}) …")
+        self._worker = EngineWorker(
+            lambda: create_engine(
+                value["model"],
+                quantization=value["quantization"],
+                device=value["device"],
+                max_pixels=value["max_pixels"],
+                family=value["family"],
+                progress=self.get_logger().info,
+            ),
+            max_pending=value["max_pending"],
+        )
+        try:
+            self._engine = await self._waiting.result(self._worker.ready)
+        except EngineError as error:
+            self.get_logger().error(f"Can't load the model: {error}")
+        except Exception as error:  # whatever a checkpoint makes the libraries raise
+            self.get_logger().error(f"Can't load the model: {error!r}")
+        else:
+            self.get_logger().info(
+                f"Loaded {self._engine.description} in {time.monotonic() - started:.1f} s, "
+                f"{self._engine.memory_bytes / _GIB:.2f} GiB."
+            )
+
+    async def _unload(self) -> None:
+        worker, self._worker, self._engine = self._worker, None, None
+        if worker is not None:
+            await self._waiting.until(lambda: worker.close(timeout=0) or None, _UNLOAD_S)
+
+    def _topics(self, name: str) -> Topics:
+        keys = ("color_topic", "info_topic", "depth_topic", "depth_info_topic")
+        return Topics(*(self.get_parameter(f"{name}.{key}").value for key in keys))
+
+    def _end_session(self) -> None:
+        self._requests.end_session(
+            BrainError(
+                ErrorCode.NOT_ACTIVE,
+                "The node was deactivated before the answer was complete: activate it again.",
+            )
+        )
+
+    def _on_parameters(self, new: list[Parameter]) -> SetParametersResult:
+        reason = parameters.refuse(new, configured=self._engine is not None or self._changing)
+        return SetParametersResult(successful=not reason, reason=reason)
+
+
+def _wants(request: ChangeState.Request, transition_id: int, label: str) -> bool:
+    asked = request.transition
+    return asked.label == label if asked.label else asked.id == transition_id
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; returns the exit status."""
+    stop = until_signalled()
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    failed = []
+
+    def on_failure() -> None:
+        failed.append(True)
+        stop.set()
+
+    camera_thread = SpinThread("robobrain_cameras", on_failure)
+    main_thread = SpinThread("robobrain", on_failure)
+    # Named for this node alone: a __node remap is meant for `robobrain`.
+    cameras = rclpy.create_node(
+        "robobrain_cameras", cli_args=["--ros-args", "-r", "__node:=robobrain_cameras"]
+    )
+    brain = BrainNode(main_thread.executor, cameras)
+    camera_thread.executor.add_node(cameras)
+    main_thread.executor.add_node(brain)
+    camera_thread.start()
+    main_thread.start()
+    try:
+        stop.wait()
+    finally:
+        main_thread.stop()
+        camera_thread.stop()
+        brain.close()
+        brain.destroy_node()
+        cameras.destroy_node()
+        rclpy.shutdown()
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ROS messages to what the pure modules take, and their results to ROS messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from cv_bridge import CvBridge, CvBridgeError
+from geometry_msgs.msg import Point, Pose, PoseArray, PoseStamped, Quaternion, TransformStamped
+from nav_msgs.msg import Path
+from numpy.typing import NDArray
+from sensor_msgs.msg import Image
+from std_msgs.msg import ColorRGBA, Header
+from vision_msgs.msg import (
+    BoundingBox2D,
+    BoundingBox3D,
+    Detection2D,
+    Detection2DArray,
+    Detection3D,
+    Detection3DArray,
+    ObjectHypothesisWithPose,
+    Point2D,
+)
+from visualization_msgs.msg import Marker, MarkerArray
+
+from robobrain_ros.camera import Snapshot
+from robobrain_ros.errors import BrainError, ErrorCode
+from robobrain_ros.msg import LiftedPoint as LiftedPointMsg
+from robobrain_ros.msg import LiftedRegion as LiftedRegionMsg
+from robobrain_ros.msg import Timing
+from robobrain_ros.pipeline import Result, View
+from robobrain_ros.tf_projection import (
+    DepthImage,
+    Intrinsics,
+    LiftedPoint,
+    LiftedRegion,
+    LiftStatus,
+)
+
+_BRIDGE = CvBridge()
+Lifted = LiftedPoint | LiftedRegion
+
+
+def rgb_from(message: Image) -> NDArray[np.uint8]:
+    """Decode a colour or grey image of any encoding that cv_bridge knows to (H, W, 3) uint8 RGB.
+
+    Raises BrainError BAD_REQUEST for an image that can't be decoded.
+    """
+    try:
+        return np.ascontiguousarray(_BRIDGE.imgmsg_to_cv2(message, desired_encoding="rgb8"))
+    except (CvBridgeError, cv2.error, ValueError, TypeError, KeyError) as error:
+        raise BrainError(
+            ErrorCode.BAD_REQUEST,
+            f"The image ({message.width}x{message.height}, encoding '{message.encoding}', "
+            f"{len(message.data)} bytes) can't be decoded: {error}. Send rgb8, bgr8, rgba8 or mono8.",
+        ) from error
+
+
+def image_from(rgb: NDArray[np.uint8], header: Header) -> Image:
+    """rgb: (H, W, 3) uint8."""
+    return _BRIDGE.cv2_to_imgmsg(rgb, encoding="rgb8", header=header)
+
+
+def view_from(snapshot: Snapshot, target_from_camera: NDArray[np.float64] | None) -> View:
+    """Decode a snapshot. Depth stays as it came: only patches of it are ever converted.
+
+    Raises BrainError NO_CAMERA_INFO when there is depth but no usable intrinsics.
+    """
+    rgb = rgb_from(snapshot.color)
+    if snapshot.depth is None:
+        return View(rgb, depth_status=snapshot.depth_status)
+    if snapshot.info is None:
+        raise BrainError(
+            ErrorCode.NO_CAMERA_INFO,
+            "There is depth but no camera info of the colour image yet: check that the driver "
+            "publishes it, or set the camera's info_topic.",
+        )
+    try:
+        intrinsics = Intrinsics.from_camera_info(snapshot.info)
+        own = snapshot.depth_info and Intrinsics.from_camera_info(snapshot.depth_info)
+        array = _BRIDGE.imgmsg_to_cv2(snapshot.depth, desired_encoding="passthrough")
+        depth = DepthImage(array, snapshot.depth.encoding, own)
+    except (CvBridgeError, ValueError, TypeError, KeyError) as error:
+        raise BrainError(ErrorCode.NO_CAMERA_INFO, f"The depth can't be used: {error}") from error
+    return View(rgb, depth, intrinsics, target_from_camera, LiftStatus.OK)
+
+
+def lifted_point(point: LiftedPoint, header: Header) -> LiftedPointMsg:
+    """header: the target frame and the image's stamp."""
+    message = LiftedPointMsg(pixel=Point2D(x=float(point.pixel[0]), y=float(point.pixel[1])))
+    _fill_quality(message, point, header)
+    return message
+
+
+def lifted_region(region: LiftedRegion, header: Header) -> LiftedRegionMsg:
+    """header: the target frame and the image's stamp."""
+    message = LiftedRegionMsg(box=box_2d(region.box))
+    _fill_quality(message, region, header)
+    if region.position is not None:
+        message.box3d = box_3d(region)
+    return message
+
+
+def _fill_quality(message: LiftedPointMsg | LiftedRegionMsg, lifted: Lifted, header: Header) -> None:
+    message.status = int(lifted.status)
+    message.pose = PoseStamped(header=header, pose=pose_of(lifted))
+    message.depth = float(lifted.depth)
+    message.valid_fraction = float(lifted.valid_fraction)
+    message.spread = float(lifted.spread)
+    message.covariance = np.asarray(lifted.covariance, dtype=np.float64).ravel()
+
+
+def pose_of(lifted: Lifted) -> Pose:
+    """Return the pose in the target frame; zero position where there is none."""
+    if lifted.position is None:
+        return Pose()
+    return Pose(position=_point(lifted.position), orientation=_quaternion(lifted.orientation))
+
+
+def box_2d(box: NDArray[np.float64]) -> BoundingBox2D:
+    """box: x1, y1, x2, y2 in pixels."""
+    message = BoundingBox2D(size_x=float(box[2] - box[0]), size_y=float(box[3] - box[1]))
+    message.center.position.x = float(box[0] + box[2]) / 2
+    message.center.position.y = float(box[1] + box[3]) / 2
+    return message
+
+
+def box_3d(region: LiftedRegion) -> BoundingBox3D:
+    """Return the box of the region's visible part, in the target frame."""
+    message = BoundingBox3D()
+    message.center.position = _point(region.centre)
+    message.center.orientation = _quaternion(region.box_orientation)
+    message.size.x, message.size.y, message.size.z = map(float, region.size)
+    return message
+
+
+def timing(result: Result, wait_s: float, total_s: float) -> Timing:
+    """Put the seconds and tokens of one request together."""
+    generation = result.generation
+    return Timing(
+        wait=wait_s,
+        preprocess=generation.preprocess_s,
+        prefill=generation.prefill_s,
+        decode=generation.decode_s,
+        lift=result.lift_s,
+        total=total_s,
+        tokens_in=generation.tokens_in,
+        tokens_out=generation.tokens_out,
+        cached_tokens=generation.cached_tokens,
+    )
+
+
+def path(points: Sequence[LiftedPoint], header: Header) -> Path:
+    """Put the waypoints that have a position into a path, in order."""
+    lifted = [PoseStamped(header=header, pose=pose_of(p)) for p in points if p.position is not None]
+    return Path(header=header, poses=lifted)
+
+
+def poses(result: Result, header: Header) -> PoseArray:
+    """Return every pose of a result, in the target frame."""
+    return PoseArray(header=header, poses=[pose_of(lifted) for lifted in _with_position(result)])
+
+
+def detections_2d(result: Result, label: str, header: Header) -> Detection2DArray:
+    """Boxes and points (as boxes of size zero) in camera pixels; header: the image's own."""
+    boxes = [box_2d(region.box) for region in result.regions]
+    boxes += [box_2d(np.tile(point.pixel, 2)) for point in result.points]
+    return Detection2DArray(
+        header=header,
+        detections=[
+            Detection2D(header=header, bbox=box, results=[_hypothesis(label)]) for box in boxes
+        ],
+    )
+
+
+def detections_3d(result: Result, label: str, header: Header) -> Detection3DArray:
+    """Boxes and points (as boxes of size zero) in the target frame."""
+    message = Detection3DArray(header=header)
+    for lifted in _with_position(result):
+        if isinstance(lifted, LiftedRegion):
+            box = box_3d(lifted)
+        else:
+            box = BoundingBox3D(center=pose_of(lifted))
+        hypothesis = _hypothesis(label)
+        hypothesis.pose.pose = pose_of(lifted)
+        detection = Detection3D(header=header, bbox=box, results=[hypothesis])
+        message.detections.append(detection)
+    return message
+
+
+def transforms(result: Result, prefix: str, header: Header) -> list[TransformStamped]:
+    """Return one frame per lifted result: `<prefix>_0`, `<prefix>_1`, …"""
+    frames = []
+    for index, lifted in enumerate(_with_position(result)):
+        frame = TransformStamped(header=header, child_frame_id=f"{prefix}_{index}")
+        pose = pose_of(lifted)
+        frame.transform.translation.x = pose.position.x
+        frame.transform.translation.y = pose.position.y
+        frame.transform.translation.z = pose.position.z
+        frame.transform.rotation = pose.orientation
+        frames.append(frame)
+    return frames
+
+
+def markers(result: Result, label: str, header: Header, lifetime: Duration) -> MarkerArray:
+    """Spheres with their normals, boxes, and the words, each in a namespace of its own."""
+    green = ColorRGBA(r=0.1, g=0.9, b=0.3, a=0.9)
+    clear = ColorRGBA(r=0.2, g=0.5, b=1.0, a=0.35)
+    white = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
+
+    def marker(space: str, kind: int, size: tuple[float, float, float], color: ColorRGBA) -> Marker:
+        new = Marker(header=header, ns=space, id=len(message.markers), type=kind, color=color)
+        new.scale.x, new.scale.y, new.scale.z = size
+        new.pose.orientation.w = 1.0
+        new.lifetime = lifetime
+        message.markers.append(new)
+        return new
+
+    message = MarkerArray(markers=[Marker(header=header, action=Marker.DELETEALL)])
+    for lifted in _with_position(result):
+        marker("points", Marker.SPHERE, (0.02, 0.02, 0.02), green).pose = pose_of(lifted)
+        if lifted.has_normal:
+            arrow = marker("normals", Marker.ARROW, (0.006, 0.012, 0.0), green)
+            arrow.points = [_point(lifted.position), _point(_tip(lifted, 0.08))]
+        if isinstance(lifted, LiftedRegion):
+            box = box_3d(lifted)
+            sizes = (max(box.size.x, 1e-3), max(box.size.y, 1e-3), max(box.size.z, 1e-3))
+            marker("boxes", Marker.CUBE, sizes, clear).pose = box.center
+        text = marker("words", Marker.TEXT_VIEW_FACING, (0.0, 0.0, 0.03), white)
+        text.text = label
+        text.pose.position = _point(_tip(lifted, 0.1))
+    return message
+
+
+def is_zero(stamp: Time | Duration) -> bool:
+    """Whether a request left this field at its default."""
+    return stamp.sec == 0 and stamp.nanosec == 0
+
+
+def _with_position(result: Result) -> list[Lifted]:
+    return [lifted for lifted in (*result.points, *result.regions) if lifted.position is not None]
+
+
+def _tip(lifted: Lifted, length: float) -> NDArray[np.float64]:
+    """Return the point `length` metres along the pose's z axis (its surface normal)."""
+    x, y, z, w = lifted.orientation
+    axis = np.array([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)])
+    return np.asarray(lifted.position) + length * axis
+
+
+def _hypothesis(label: str) -> ObjectHypothesisWithPose:
+    # The model gives no confidence and none is invented: NaN can be mistaken for nothing else.
+    message = ObjectHypothesisWithPose()
+    message.hypothesis.class_id = label
+    message.hypothesis.score = float("nan")
+    return message
+
+
+def _point(xyz: NDArray[np.float64]) -> Point:
+    return Point(x=float(xyz[0]), y=float(xyz[1]), z=float(xyz[2]))
+
+
+def _quaternion(xyzw: NDArray[np.float64]) -> Quaternion:
+    x, y, z, w = map(float, xyzw)
+    return Quaternion(x=x, y=y, z=z, w=w)

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node's parameters: declared once, with a description and the values that they take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from robobrain_ros.families import FAMILIES
+
+_LONG = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One parameter: its default, what it means, and its range or list of choices."""
+
+    name: str
+    default: Any
+    description: str
+    choices: tuple[str, ...] = ()
+    range: tuple[float, float] | None = None
+    load_time: bool = False
+    """Read when the model is loaded or the cameras are subscribed: fixed while configured."""
+
+    def descriptor(self) -> ParameterDescriptor:
+        descriptor = ParameterDescriptor(description=self.description)
+        if self.choices:
+            descriptor.additional_constraints = "one of: " + ", ".join(self.choices)
+        if self.range is not None and isinstance(self.default, int):
+            low, high = map(int, self.range)
+            descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=0)]
+        elif self.range is not None:
+            low, high = map(float, self.range)
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=low, to_value=high, step=0.0)
+            ]
+        return descriptor
+
+
+SPECS = (
+    Spec(
+        "model",
+        "nano",
+        "Model to load: `nano` (ships with the package), a directory, or a hub id such as "
+        "BAAI/RoboBrain2.0-3B.",
+        load_time=True,
+    ),
+    Spec(
+        "family",
+        "auto",
+        "Prompts and coordinate frame of the model; `auto` decides by the checkpoint.",
+        choices=("auto", *FAMILIES),
+        load_time=True,
+    ),
+    Spec(
+        "quantization",
+        "none",
+        "Weights of the language part: as stored, 8 bit or 4 bit (bitsandbytes).",
+        choices=("none", "int8", "nf4"),
+        load_time=True,
+    ),
+    Spec(
+        "device",
+        "auto",
+        "Where the model runs; `auto` takes CUDA when there is a GPU.",
+        choices=("auto", "cuda", "cpu"),
+        load_time=True,
+    ),
+    Spec(
+        "max_pixels",
+        0,
+        "Images are scaled down to at most this many pixels before the model sees them; "
+        "0 = the checkpoint's own limit.",
+        range=(0, _LONG),
+        load_time=True,
+    ),
+    Spec(
+        "max_new_tokens",
+        768,
+        "Longest answer, thinking included, in tokens.",
+        range=(1, 32768),
+    ),
+    Spec(
+        "cameras",
+        ["camera"],
+        "Camera names; the first is the default. Each has <name>.color_topic, .info_topic, "
+        ".depth_topic and .depth_info_topic.",
+        load_time=True,
+    ),
+    Spec(
+        "target_frame",
+        "",
+        "Frame of the 3D results when a request names none; empty = the camera's optical frame.",
+    ),
+    Spec(
+        "request_timeout",
+        30.0,
+        "Seconds that a request may take when it names no timeout.",
+        range=(0.01, 3600.0),
+    ),
+    Spec(
+        "image_timeout",
+        2.0,
+        "Seconds to wait for a fresh image before NO_IMAGE or IMAGE_STALE.",
+        range=(0.0, 60.0),
+    ),
+    Spec(
+        "max_image_age",
+        1.0,
+        "The newest image is refused as stale when it is older than this, seconds.",
+        range=(0.01, 3600.0),
+    ),
+    Spec(
+        "sync_tolerance",
+        0.02,
+        "Colour and depth belong together when their stamps differ by at most this, seconds.",
+        range=(0.0, 1.0),
+    ),
+    Spec(
+        "tf_timeout",
+        0.5,
+        "Seconds to wait for the transform at the image's stamp.",
+        range=(0.0, 10.0),
+    ),
+    Spec(
+        "min_depth", 0.1, "Depth nearer than this is OUT_OF_RANGE, metres.", range=(0.0, 100.0)
+    ),
+    Spec(
+        "max_depth", 10.0, "Depth farther than this is OUT_OF_RANGE, metres.", range=(0.0, 1000.0)
+    ),
+    Spec(
+        "max_pending",
+        8,
+        "Requests that may wait for the model; one more is answered BUSY.",
+        range=(1, 1024),
+        load_time=True,
+    ),
+    Spec(
+        "autostart",
+        False,
+        "Configure and activate at start, for use without a lifecycle manager.",
+        load_time=True,
+    ),
+)
+
+CAMERA_TOPICS = {
+    "color_topic": ("{name}/color/image_raw", "Colour image of the camera {name}."),
+    "info_topic": ("{name}/color/camera_info", "Intrinsics of the colour image of {name}."),
+    "depth_topic": (
+        "{name}/aligned_depth_to_color/image_raw",
+        "Depth of {name}, registered to colour (16UC1 mm or 32FC1 m); empty = no depth.",
+    ),
+    "depth_info_topic": (
+        "",
+        "Intrinsics of the depth of {name}; empty = the colour image's, scaled to its size.",
+    ),
+}
+
+
+def declare(node: Node) -> None:
+    """Declare every parameter on `node`; each camera's topics follow from `cameras`."""
+    for spec in SPECS:
+        node.declare_parameter(spec.name, spec.default, spec.descriptor())
+    for name in node.get_parameter("cameras").value:
+        declare_camera(node, name)
+
+
+def declare_camera(node: Node, name: str) -> None:
+    """Declare the four topic parameters of the camera `name`, once."""
+    for key, (default, description) in CAMERA_TOPICS.items():
+        if not node.has_parameter(f"{name}.{key}"):
+            descriptor = ParameterDescriptor(description=description.format(name=name))
+            node.declare_parameter(f"{name}.{key}", default.format(name=name), descriptor)
+
+
+def refuse(parameters: list[Parameter], configured: bool) -> str:
+    """Return why these new values can't be taken, or an empty string when they can.
+
+    `configured`: the model is loaded, so load-time parameters are fixed until cleanup.
+    """
+    specs = {spec.name: spec for spec in SPECS}
+    for parameter in parameters:
+        name, value = parameter.name, parameter.value
+        spec = specs.get(name)
+        topic = name.rpartition(".")[2] in CAMERA_TOPICS
+        if configured and (topic or (spec is not None and spec.load_time)):
+            return f"{name} is fixed while the node is configured: clean it up first."
+        if spec is not None and spec.choices and value not in spec.choices:
+            return f"{name} is one of {', '.join(spec.choices)}, not {value!r}."
+        if name == "cameras" and (not value or "" in value or len(set(value)) != len(value)):
+            return "cameras needs at least one name, each of them different and not empty."
+    return ""

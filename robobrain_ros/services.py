@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The services: each request is checked, given a snapshot and a transform, and answered."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.action import ActionServer
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.lifecycle import LifecycleNode
+from rclpy.time import Time
+from std_msgs.msg import Header
+
+from robobrain_ros import messages
+from robobrain_ros.action import Infer
+from robobrain_ros.camera import Camera, Snapshot, nanoseconds
+from robobrain_ros.engines.base import (
+    Engine,
+    EngineBusy,
+    EngineError,
+    EngineOutOfMemory,
+    EngineUnavailable,
+)
+from robobrain_ros.engines.worker import EngineWorker
+from robobrain_ros.errors import BrainError, ErrorCode
+from robobrain_ros.families import TaskKind, Think
+from robobrain_ros.outputs import Outputs
+from robobrain_ros.pipeline import Query, Result, StopSignal, infer
+from robobrain_ros.srv import Ask, GetAffordance, GroundObject, PointTo, PredictTrajectory
+from robobrain_ros.tasks import EmptyAnswer, UnparsableAnswer
+from robobrain_ros.tf_projection import LiftParameters, TransformLookup, TransformUnavailable
+from robobrain_ros.waiting import Waiting
+
+MAX_TEXT = 4000
+"""Characters in a request's text; more is a mistake, and costs memory in the model."""
+
+PARTNER_WAIT_S = 0.25
+"""How long a colour image waits for its depth and intrinsics: several frames at 30 Hz."""
+
+SERVICES = (
+    ("point_to", PointTo, TaskKind.POINT, "query"),
+    ("get_affordance", GetAffordance, TaskKind.AFFORDANCE, "task"),
+    ("predict_trajectory", PredictTrajectory, TaskKind.TRAJECTORY, "task"),
+    ("ground_object", GroundObject, TaskKind.GROUNDING, "query"),
+    ("ask", Ask, TaskKind.ASK, "query"),
+)
+
+_ERROR_CODES = (
+    (UnparsableAnswer, ErrorCode.UNPARSABLE_ANSWER),
+    (EmptyAnswer, ErrorCode.EMPTY_ANSWER),
+    (TransformUnavailable, ErrorCode.TF_ERROR),
+    (EngineOutOfMemory, ErrorCode.OUT_OF_MEMORY),
+    (EngineBusy, ErrorCode.BUSY),
+    (EngineUnavailable, ErrorCode.ENGINE_UNAVAILABLE),
+    (EngineError, ErrorCode.BAD_REQUEST),  # what is left: a request that this model can't take
+)
+
+
+@dataclass
+class Session:
+    """What is there while the node is active."""
+
+    engine: Engine
+    worker: EngineWorker
+    cameras: dict[str, Camera]
+    transforms: TransformLookup
+    stops: set[StopSignal] = field(default_factory=set)
+
+
+class RequestServer:
+    """Serves the node's services from construction on; without a session they say NOT_ACTIVE."""
+
+    def __init__(self, node: LifecycleNode, waiting: Waiting) -> None:
+        self.session: Session | None = None
+        self._node = node
+        self._waiting = waiting
+        self._outputs = Outputs(node)
+        group = ReentrantCallbackGroup()  # requests overlap while they await the engine
+        for name, service, kind, text_field in SERVICES:
+            serve = partial(self._serve, kind, text_field)
+            node.create_service(service, f"~/{name}", _coroutine(serve), callback_group=group)
+        ActionServer(node, Infer, "~/infer", self._refuse_action, callback_group=group)
+
+    def end_session(self, reason: BrainError) -> None:
+        """Stop every request with `reason`, unsubscribe the cameras and refuse what comes."""
+        session, self.session = self.session, None
+        if session is None:
+            return
+        for stop in session.stops:
+            stop.set(reason)
+        for camera in session.cameras.values():
+            camera.close()
+
+    async def _serve(self, kind: TaskKind, text_field: str, request: Any, response: Any) -> Any:
+        started = time.monotonic()
+        try:
+            await self._answer(kind, getattr(request, text_field), request, response, started)
+        except Exception as error:  # an exception that leaves a callback ends rclpy's executor
+            failure = as_brain_error(error)
+            if failure is None:
+                self._node.get_logger().error(traceback.format_exc())
+                failure = BrainError(
+                    ErrorCode.ENGINE_UNAVAILABLE,
+                    f"Internal error {error!r}: please report it with the node's log.",
+                )
+            response.success = False
+            response.error_code = int(failure.code)
+            response.error_msg = str(failure)
+            self._node.get_logger().warning(f"{kind.value}: {failure.code.name}: {failure}")
+        response.timing.total = time.monotonic() - started
+        return response
+
+    async def _answer(
+        self, kind: TaskKind, text: str, request: Any, response: Any, started: float
+    ) -> None:
+        session = self.session
+        if session is None:
+            raise BrainError(
+                ErrorCode.NOT_ACTIVE,
+                "The node is not active: configure and activate it "
+                "(ros2 lifecycle set /robobrain configure, then activate).",
+            )
+        query = self._query(kind, text, request, session)
+        stop = StopSignal(started + self._timeout(request))
+        session.stops.add(stop)
+        try:
+            snapshot = await self._snapshot(request, session, kind is not TaskKind.ASK, stop)
+            response.header = snapshot.color.header
+            transform, frame = await self._transform(request, snapshot, session, stop)
+            waited = time.monotonic() - started
+            job = session.worker.submit(
+                lambda engine: self._infer(engine, query, snapshot, transform, stop)
+            )
+            result, picture = await self._waiting.result(job)
+        finally:
+            session.stops.discard(stop)
+        fill(response, kind, result, Header(stamp=snapshot.color.header.stamp, frame_id=frame))
+        total = time.monotonic() - started
+        busy = result.generation.preprocess_s + result.generation.prefill_s
+        busy += result.generation.decode_s + result.lift_s
+        response.timing = messages.timing(result, max(waited, total - busy), total)
+        self._outputs.publish(result, query.text, response, picture, frame)
+
+    def _infer(
+        self,
+        engine: Engine,
+        query: Query,
+        snapshot: Snapshot,
+        transform: NDArray[np.float64] | None,
+        stop: StopSignal,
+    ) -> tuple[Result, Any]:
+        """Run on the engine's thread."""
+        result, view = infer(
+            engine, query, lambda: messages.view_from(snapshot, transform), self._lifting(), stop
+        )
+        return result, self._outputs.picture(view.rgb, result, query.text, snapshot.color.header)
+
+    def _lifting(self) -> LiftParameters:
+        value = self._node.get_parameter
+        return LiftParameters(
+            min_depth=value("min_depth").value, max_depth=value("max_depth").value
+        )
+
+    # Checks: everything that can be refused is refused before anything waits.
+
+    def _query(self, kind: TaskKind, text: str, request: Any, session: Session) -> Query:
+        if not text.strip():
+            raise _bad("The text is empty: say what to look for.")
+        if len(text) > MAX_TEXT:
+            raise _bad(f"The text has {len(text)} characters, at most {MAX_TEXT} are taken.")
+        if request.think not in list(Think):
+            raise _bad(f"think is {request.think}: use THINK_DEFAULT, THINK_OFF or THINK_ON.")
+        family = session.engine.family
+        if request.think == Think.ON and not family.thinks:
+            raise _bad(f"Models of the family {family.name} don't think: use THINK_DEFAULT.")
+        if kind is TaskKind.ASK and (request.images or request.window_s):
+            raise _bad("Several images and time windows are not supported yet: send one image.")
+        if request.camera and request.camera not in session.cameras:
+            names = ", ".join(session.cameras)
+            raise _bad(f"There is no camera '{request.camera}': the parameter cameras has {names}.")
+        return Query(
+            kind,
+            text.strip(),
+            Think(request.think),
+            getattr(request, "max_points", 0),
+            self._node.get_parameter("max_new_tokens").value,
+        )
+
+    def _timeout(self, request: Any) -> float:
+        if messages.is_zero(request.timeout):
+            return self._node.get_parameter("request_timeout").value
+        seconds = nanoseconds(request.timeout) / 1e9
+        if seconds <= 0:
+            raise _bad(f"The timeout is {seconds} s: it must be positive, or 0 for the default.")
+        return seconds
+
+    # What a request waits for
+
+    async def _snapshot(
+        self, request: Any, session: Session, with_depth: bool, stop: StopSignal
+    ) -> Snapshot:
+        if request.image.data or request.image.width or request.image.height:
+            return Snapshot(request.image)
+        camera = session.cameras[request.camera or next(iter(session.cameras))]
+        max_age = self._node.get_parameter("max_image_age").value
+        stamp = nanoseconds(request.stamp)
+
+        def now() -> int:
+            return self._node.get_clock().now().nanoseconds
+
+        def seek(find: Callable) -> Callable[[], Snapshot | BrainError | None]:
+            return lambda: stop.reason() or find(stamp, now(), max_age)
+
+        patience = self._node.get_parameter("image_timeout").value if camera.expects(stamp) else 0.0
+        found = await self._waiting.until(seek(camera.find_color), patience)
+        stop.check()
+        if found is None:
+            raise camera.absence(stamp, now(), max_age)
+        if with_depth:
+            found = await self._waiting.until(seek(camera.find), PARTNER_WAIT_S) or found
+            stop.check()
+        return found
+
+    async def _transform(
+        self, request: Any, snapshot: Snapshot, session: Session, stop: StopSignal
+    ) -> tuple[NDArray[np.float64] | None, str]:
+        """Return optical frame → target frame at the image's stamp, and the target frame's name.
+
+        Looked up before inference, which may outlast the TF buffer. A frame that the request names
+        must be there; without the default one the pixels still are an answer (NO_TRANSFORM).
+        """
+        header = snapshot.color.header
+        default = self._node.get_parameter("target_frame").value
+        target = request.target_frame or default or header.frame_id
+        if snapshot.depth is None or target == header.frame_id:
+            return np.eye(4), target
+        failures: list[TransformUnavailable] = []
+
+        def look_up() -> NDArray[np.float64] | BrainError | None:
+            try:
+                return stop.reason() or session.transforms.try_lookup(
+                    target, header.frame_id, Time.from_msg(header.stamp)
+                )
+            except TransformUnavailable as error:
+                failures[:] = [error]
+                return None
+
+        patience = self._node.get_parameter("tf_timeout").value
+        transform = await self._waiting.until(look_up, patience)
+        stop.check()
+        if transform is None and request.target_frame:
+            raise failures[0]
+        return transform, target
+
+    async def _refuse_action(self, goal: Any) -> Infer.Result:
+        goal.abort()
+        return Infer.Result(
+            success=False,
+            error_code=int(ErrorCode.BAD_REQUEST),
+            error_msg="The action is not served yet: use the service of the task.",
+        )
+
+
+def fill(response: Any, kind: TaskKind, result: Result, header: Header) -> None:
+    """Put a result into the response of its service; header: target frame and image stamp."""
+    response.success = True
+    response.answer = result.answer.text
+    response.thinking = result.answer.thinking
+    points = [messages.lifted_point(point, header) for point in result.points]
+    if kind is TaskKind.POINT:
+        response.points = points
+    elif kind is TaskKind.TRAJECTORY:
+        response.waypoints = points
+        response.path = messages.path(result.points, header)
+    elif kind is not TaskKind.ASK:
+        response.regions = [messages.lifted_region(region, header) for region in result.regions]
+
+
+def as_brain_error(error: Exception) -> BrainError | None:
+    """Give a known failure its code; None for one that nobody expected."""
+    if isinstance(error, BrainError):
+        return error
+    for kind, code in _ERROR_CODES:
+        if isinstance(error, kind):
+            return BrainError(code, str(error))
+    return None
+
+
+def _bad(sentence: str) -> BrainError:
+    return BrainError(ErrorCode.BAD_REQUEST, sentence)
+
+
+def _coroutine(serve: Callable) -> Callable:
+    """rclpy awaits only what inspect sees as a coroutine function, which a partial isn't."""
+
+    async def callback(request: Any, response: Any) -> Any:
+        return await serve(request, response)
+
+    return callback

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An rclpy executor on a thread of its own that ends when told to, and a process that ends on signals."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.logging import get_logger
+
+
+class SpinThread:
+    """Spins a SingleThreadedExecutor until `stop`.
+
+    One executor a thread: rclpy's MultiThreadedExecutor drops most frames under image load. The
+    thread is joined before the executor goes: shutting down an executor that waits can crash, and
+    so does leaving its thread running at exit.
+    """
+
+    def __init__(self, name: str, on_failure: Callable[[], None] = lambda: None) -> None:
+        self.executor = SingleThreadedExecutor()
+        self._name = name
+        self._on_failure = on_failure
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._spin, name=name)
+
+    def start(self) -> None:
+        """Start to spin; add the nodes to `executor` before or after."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the spinning, join the thread and shut the executor down."""
+        self._stopping.set()
+        self.executor.create_task(lambda: None)  # work, so that a waiting spin_once returns
+        if self._thread.ident is not None:
+            self._thread.join()
+        self.executor.shutdown()
+
+    def _spin(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self.executor.spin_once()
+        except Exception as error:  # the thread's last frame: nobody else would hear of it
+            get_logger(self._name).fatal(f"Executor thread ended by {type(error).__name__}: {error}")
+            self._on_failure()
+
+
+def until_signalled() -> threading.Event:
+    """Return an event that SIGINT and SIGTERM set: wait on it in the main thread.
+
+    rclpy's own handlers can lose a signal to an idle executor, so init rclpy with
+    SignalHandlerOptions.NO beside this.
+    """
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked.set())
+    return asked

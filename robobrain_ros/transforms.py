@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rigid transforms as (4, 4) matrices, and where TF gives them.
+
+`a_from_b` takes points of frame b to frame a; quaternions are (x, y, z, w).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.spatial.transform import Rotation
+
+from robobrain_ros.depth import FloatArray
+
+
+def checked_rigid(matrix: ArrayLike) -> FloatArray:
+    """Return a rigid transform as a (4, 4) array; ValueError for what isn't one."""
+    rigid = np.asarray(matrix, dtype=np.float64)
+    if rigid.shape != (4, 4) or not np.isfinite(rigid).all():
+        raise ValueError(f"A rigid transform is a finite (4, 4) matrix, not {rigid.tolist()}.")
+    rotation = rigid[:3, :3]
+    if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-4) or np.linalg.det(rotation) < 0:
+        raise ValueError(f"A rigid transform has a rotation, not {rotation.tolist()}.")
+    return rigid
+
+
+def quaternion_from_matrix(matrix: ArrayLike) -> FloatArray:
+    """Quaternion(s) (..., 4) as x, y, z, w with w >= 0 of rotations (..., 3, 3) or rigid transforms
+    (..., 4, 4)."""
+    rotation = np.asarray(matrix, dtype=np.float64)[..., :3, :3]
+    return np.asarray(Rotation.from_matrix(rotation).as_quat(canonical=True), dtype=np.float64)
+
+
+def matrix_from_transform(message: Any) -> FloatArray:
+    """(4, 4) matrix of a geometry_msgs/Transform or TransformStamped.
+
+    For the answer to lookup_transform(target, source) it takes points of the source frame to the
+    target frame. Raises ValueError for a quaternion of length 0 and for numbers that aren't finite.
+    """
+    transform = getattr(message, "transform", message)
+    t, q = transform.translation, transform.rotation
+    matrix = np.eye(4)
+    matrix[:3, 3] = t.x, t.y, t.z
+    matrix[:3, :3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
+    return checked_rigid(matrix)
+
+
+class TransformUnavailable(Exception):
+    """There is no transform between two frames at a time; the message says which and what to do."""
+
+
+class TransformLookup:
+    """Matrices from a tf2_ros buffer, without ever waiting.
+
+    buffer: a tf2_ros.Buffer or its like. errors: what its lookup_transform raises,
+    (tf2_ros.TransformException,).
+    """
+
+    def __init__(self, buffer: Any, errors: tuple[type[Exception], ...]) -> None:
+        self._buffer = buffer
+        self._errors: tuple[type[Exception], ...] = (*errors, ValueError)
+
+    def try_lookup(self, target_frame: str, source_frame: str, stamp: Any) -> FloatArray:
+        """Return (4, 4) target_from_source at `stamp`, from what the buffer holds now.
+
+        stamp: whatever the buffer takes as a time. Raises TransformUnavailable; wait and try again
+        while the transform may still be on its way.
+        """
+        if (
+            target_frame == source_frame
+        ):  # tf2 refuses even this for a frame that it has never heard of
+            return np.eye(4)
+        try:
+            found = self._buffer.lookup_transform(target_frame, source_frame, stamp)
+            return matrix_from_transform(found)
+        except self._errors as error:
+            raise TransformUnavailable(
+                f"No transform from '{source_frame}' to '{target_frame}' at the image's stamp: "
+                f"{error}. Check that every frame between the two is published, with the camera's "
+                "clock, and that target_frame is spelt right."
+            ) from error

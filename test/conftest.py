@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real nodes for the process-level tests: each fixture ends what it started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+NEEDS_ROS = "needs a ROS 2 shell: run `make test`"
+
+try:
+    import rclpy
+except ImportError:
+    rclpy = None
+
+
+@pytest.fixture(scope="session")
+def ros() -> Iterator[None]:
+    """rclpy, in a domain of this run's own so that parallel runs don't hear each other."""
+    if rclpy is None:
+        pytest.skip(NEEDS_ROS)
+    from robobrain_ros.sim.processes import environment
+
+    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    os.environ.update(environment())
+    rclpy.init()
+    yield
+    rclpy.try_shutdown()
+
+
+@pytest.fixture(scope="module")
+def still_cameras(ros):
+    """Where tests publish camera topics from: see `cameras.StillCameras`."""
+    from cameras import StillCameras
+
+    with StillCameras() as cameras:
+        yield cameras
+
+
+@pytest.fixture(scope="session")
+def scene():
+    """One simulated scene with its ground truth, seen by no training."""
+    from robobrain_ros.sim.tabletop import Tabletop
+    from robobrain_ros.sim.truth import Truth
+
+    table = Tabletop()
+    table.reset(2_000_003)
+    truth = Truth(table)
+    pose, intrinsics = table.world_from_optical, table.K
+    table.close()
+    return Scene(truth, pose, intrinsics)
+
+
+class Scene:
+    """truth: its Truth. pose: (4, 4) table from optical frame. intrinsics: (3, 3)."""
+
+    def __init__(self, truth, pose, intrinsics) -> None:
+        self.truth = truth
+        self.pose = pose
+        self.intrinsics = intrinsics
+        self.name = max(truth.askable(), key=lambda name: truth.mask(name).sum())
+        """The largest object: the one that tests ask about."""
+
+
+@pytest.fixture
+def log_file(tmp_path: Path):
+    """Where a node under test writes its output."""
+    with open(tmp_path / "node.log", "w+b") as file:
+        yield file

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transitions of the real node process, and how it ends."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs a ROS 2 shell: run `make test`")
+pytest.importorskip("robobrain_ros.srv", reason="needs a ROS 2 shell: run `make test`")
+
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue  # noqa: E402
+from rcl_interfaces.srv import SetParameters  # noqa: E402
+
+from robobrain_ros.client import BrainClient  # noqa: E402
+from robobrain_ros.errors import ErrorCode  # noqa: E402
+from robobrain_ros.sim.processes import NodeProcess  # noqa: E402
+
+NODE = "robobrain_ros.brain_node"
+
+
+def start(stack_of, parameters=None, remaps=(), output=None):
+    return stack_of(NodeProcess(NODE, parameters, remaps, output))
+
+
+@pytest.fixture
+def client(ros):
+    with BrainClient() as client:
+        yield client
+
+
+def set_model(client, model):
+    value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=model)
+    request = SetParameters.Request(parameters=[Parameter(name="model", value=value)])
+    return client.call(SetParameters, "robobrain/set_parameters", request, 10.0).results[0]
+
+
+def test_cycles_serve_only_while_active(client, still_cameras, scene):
+    with NodeProcess(NODE), still_cameras.publishing("camera", scene):
+        assert client.wait_for_node(60.0) == "unconfigured"
+        for _ in range(3):
+            assert client.point_to(scene.name).error_code == ErrorCode.NOT_ACTIVE
+            assert client.configure() and client.state() == "inactive"
+            assert client.point_to(scene.name).error_code == ErrorCode.NOT_ACTIVE
+            assert client.activate() and client.state() == "active"
+            assert client.point_to(f"the {scene.name}").success
+            assert client.deactivate() and client.state() == "inactive"
+            assert client.cleanup() and client.state() == "unconfigured"
+
+
+def test_a_transition_that_is_not_possible_is_refused_and_the_node_lives(client):
+    with NodeProcess(NODE):
+        client.wait_for_node(60.0)
+        assert not client.activate()
+        assert not client.transition(99)
+        assert client.state() == "unconfigured"
+
+
+@pytest.mark.parametrize("model", ["/does/not/exist", "nobody/no-such-model"])
+def test_configure_fails_with_a_sentence_and_can_be_tried_again(client, model, log_file):
+    with NodeProcess(NODE, {"model": model}, output=log_file):
+        client.wait_for_node(60.0)
+        assert not client.configure()
+        assert client.state() == "unconfigured"
+        assert set_model(client, "nano").successful
+        assert client.configure() and client.state() == "inactive"
+    log_file.seek(0)
+    log = log_file.read().decode()
+    assert "Can't load the model" in log and model in log
+    assert "Traceback" not in log
+
+
+def test_services_answer_while_the_model_loads(client):
+    with NodeProcess(NODE):
+        client.wait_for_node(60.0)
+        configured = []
+        thread = threading.Thread(target=lambda: configured.append(client.configure()))
+        thread.start()
+        states = []
+        while thread.is_alive():
+            states.append(client.state())
+        thread.join()
+        assert configured == [True]
+        assert states[0] == "unconfigured" and len(states) > 3
+
+
+def test_two_transitions_at_once_leave_the_node_whole(client):
+    with NodeProcess(NODE):
+        client.wait_for_node(60.0)
+        results = []
+        threads = [
+            threading.Thread(target=lambda: results.append(client.configure())) for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(results) == [False, False, True]
+        assert client.state() == "inactive"
+
+
+def test_requests_under_way_end_when_the_node_is_deactivated(client, still_cameras, scene):
+    with NodeProcess(NODE, {"image_timeout": 60.0}):
+        client.wait_for_node(60.0)
+        assert client.configure() and client.activate()
+        responses = []  # there is no camera: the request waits
+        thread = threading.Thread(target=lambda: responses.append(client.point_to(scene.name)))
+        thread.start()
+        thread.join(0.5)
+        assert client.deactivate()
+        thread.join(10.0)
+        assert [response.error_code for response in responses] == [ErrorCode.NOT_ACTIVE]
+
+
+def test_autostart(client, still_cameras, scene):
+    with NodeProcess(NODE, {"autostart": True}), still_cameras.publishing("camera", scene):
+        client.wait_for_node(60.0)
+        for _ in range(600):
+            if client.state() == "active":
+                break
+            threading.Event().wait(0.1)
+        assert client.point_to(f"the {scene.name}").success
+
+
+def test_namespace_and_name_can_be_remapped(ros):
+    remaps = ("__ns:=/arm", "__node:=eyes")
+    with NodeProcess(NODE, remaps=remaps), BrainClient("/arm/eyes") as client:
+        assert client.wait_for_node(60.0) == "unconfigured"
+        names = {name for name, _ in client.node.get_node_names_and_namespaces()}
+        assert {"eyes", "robobrain_cameras"} <= names
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("active", [False, True])
+def test_signals_end_the_process_cleanly(client, number, active, log_file):
+    with NodeProcess(NODE, output=log_file) as node:
+        client.wait_for_node(60.0)
+        if active:
+            assert client.configure() and client.activate()
+        assert node.end(number) == 0
+    log_file.seek(0)
+    log = log_file.read().decode()
+    assert "Traceback" not in log and "terminate called" not in log
+
+
+def test_shutdown_transition_ends_the_session(client):
+    with NodeProcess(NODE):
+        client.wait_for_node(60.0)
+        assert client.configure() and client.activate()
+        assert client.transition(Transition.TRANSITION_ACTIVE_SHUTDOWN)
+        assert client.state() == "finalized"
+        assert client.point_to("the red can").error_code == ErrorCode.NOT_ACTIVE
