@@ -98,7 +98,11 @@ class Intrinsics:
     @property
     def focal(self) -> float:
         """The mean focal length in pixels."""
-        return float(self.matrix[0, 0] + self.matrix[1, 1]) / 2
+        return float(self._focals.mean())
+
+    @cached_property
+    def _focals(self) -> FloatArray:
+        return np.array([self.matrix[0, 0], self.matrix[1, 1]])
 
     def scaled(self, width: int, height: int) -> Intrinsics:
         """Return the intrinsics of the same image resized to width x height.
@@ -114,15 +118,19 @@ class Intrinsics:
 
     def rays(self, pixels: FloatArray) -> FloatArray:
         """Pixels (N, 2) to undistorted rays (N, 2); NaN where the lens model has no ray for a
-        pixel."""
+        pixel.
+        """
         if not self.distortion.size:
-            return (pixels - self.matrix[:2, 2]) / self.matrix[[0, 1], [0, 1]]
+            return (pixels - self.matrix[:2, 2]) / self._focals
         finite = np.isfinite(pixels).all(axis=1)
         rays = np.full(pixels.shape, np.nan)
         if finite.any():
             points = np.ascontiguousarray(pixels[finite])[:, None]
             if self.model == "equidistant":
                 found = cv2.fisheye.undistortPoints(points, self.matrix, self.distortion)
+                # OpenCV clamps a distorted angle at 90 degrees instead of refusing it.
+                angles = np.linalg.norm((points - self.matrix[:2, 2]) / self._focals, axis=-1)
+                found[angles >= math.pi / 2] = np.nan
             else:
                 found = cv2.undistortPointsIter(
                     points, self.matrix, self.distortion, np.eye(3), np.eye(3), _UNDISTORT_UNTIL
@@ -134,7 +142,7 @@ class Intrinsics:
     def project(self, rays: FloatArray) -> FloatArray:
         """Rays (N, 2) to distorted pixels (N, 2); NaN for a ray that isn't finite."""
         if not self.distortion.size:
-            return rays * self.matrix[[0, 1], [0, 1]] + self.matrix[:2, 2]
+            return rays * self._focals + self.matrix[:2, 2]
         pixels = np.full(rays.shape, np.nan)
         finite = np.isfinite(rays).all(axis=1)
         if finite.any():
@@ -199,7 +207,8 @@ class DepthImage:
 
     def intrinsics(self, colour: Intrinsics) -> Intrinsics:
         """Return the intrinsics that hold for this array: its own or the colour image's, at its
-        size."""
+        size.
+        """
         source = self.own_intrinsics or colour
         if (source.width, source.height) == self.size:
             return source
@@ -239,7 +248,8 @@ class DepthImage:
 
     def window(self, box: FloatArray, max_samples: int) -> Window:
         """The depth inside a box (x1, y1, x2, y2), thinned out evenly to about `max_samples`
-        pixels."""
+        pixels.
+        """
         width, height = self.size
         left, right = (math.floor(np.clip(x, 0, width - 1)) for x in box[[0, 2]])
         top, bottom = (math.floor(np.clip(y, 0, height - 1)) for y in box[[1, 3]])
@@ -258,7 +268,8 @@ class DepthImage:
 @dataclass(frozen=True, eq=False)
 class Window:
     """A part of a depth image: metres (h, w), its pixels (h, w, 2), and the step between them in
-    pixels."""
+    pixels.
+    """
 
     metres: NDArray[np.float32]
     pixels: FloatArray

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which object a box of the image shows: its depth, told from the table it stands on and the rest
-behind it."""
+behind it.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +9,14 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from robobrain_ros.depth import DepthImage, FloatArray, Intrinsics, Window
 from robobrain_ros.surfaces import MAD_TO_SIGMA, BoolArray, LiftParameters, connected
 
 _BOX_SAMPLES = 10_000
-_BOX_MARGIN = 0.25
-_PLANE_TRIALS = 64
+_BOX_MARGIN = 0.25  # of the box's size, on each side: where the plane around it is looked for
+_PLANE_TRIALS = 64  # with half the points on the plane, all of them fail once in 5000 times
 _STANDING_SHARE = 0.1
 
 
@@ -22,7 +24,8 @@ _STANDING_SHARE = 0.1
 class BoxSurface:
     """The object that a box shows: its points (N, 3) in the optical frame, a depth pixel well on
     its surface near the box's centre (2,), and the share of the box's depth pixels that were
-    valid."""
+    valid.
+    """
 
     points: FloatArray
     pixel: FloatArray | None
@@ -43,20 +46,21 @@ def surface_in_box(
     around = depth.window(np.concatenate([box[:2] - margin, box[2:] + margin]), _BOX_SAMPLES)
     inside: BoolArray = np.all((around.pixels >= box[:2]) & (around.pixels <= box[2:]), axis=-1)
     valid = np.isfinite(around.metres)
-    candidates = valid & inside
     share = float(valid[inside].mean()) if inside.any() else 0.0
+    rays = intrinsics.rays(around.pixels.reshape(-1, 2)).reshape(around.pixels.shape)
+    valid &= np.isfinite(rays).all(axis=-1)
     nothing = BoxSurface(np.empty((0, 3)), None, share)
-    if not candidates.any():
+    if not (valid & inside).any():
         return nothing
 
-    rays = intrinsics.rays(around.pixels.reshape(-1, 2)).reshape(around.pixels.shape)
-    z = np.where(valid, around.metres, 1.0).astype(np.float64)
-    points = np.concatenate([rays, np.ones((*z.shape, 1))], axis=-1) * z[..., None]
+    # All that is far out of range is one: it needs no more telling apart.
+    metres = np.where(valid, np.minimum(around.metres, 2 * parameters.max_depth), np.float32(1))
+    points = np.concatenate([rays, np.ones((*valid.shape, 1))], axis=-1) * metres[..., None]
     centrality = _centrality(around, box)
     ring = points[valid & ~inside]
-    candidates = _without_plane(points, ring, candidates, centrality, parameters)
-    seed = _nearest_mode(around, candidates, centrality, parameters)
-    piece = connected(around.metres, candidates, seed, around.step, intrinsics.focal, parameters)
+    candidates = _without_plane(points, ring, valid & inside, centrality, parameters)
+    seed = _nearest_mode(metres, candidates, centrality, parameters)
+    piece = connected(metres, candidates, seed, around.step, intrinsics.focal, parameters)
     if np.count_nonzero(piece) < parameters.min_surface_pixels:
         return nothing
     return BoxSurface(points[piece], _well_inside(piece, centrality, around, parameters), share)
@@ -64,7 +68,8 @@ def surface_in_box(
 
 def _centrality(around: Window, box: FloatArray) -> FloatArray:
     """Weights (h, w), 1 at the box's centre and falling with the distance from it in units of the
-    box."""
+    box.
+    """
     centre, half = (box[:2] + box[2:]) / 2, np.maximum((box[2:] - box[:2]) / 2, 1)
     weights: FloatArray = np.exp(-2 * (((around.pixels - centre) / half) ** 2).sum(axis=-1))
     return weights
@@ -78,7 +83,8 @@ def _without_plane(
     parameters: LiftParameters,
 ) -> BoolArray:
     """Keep those candidates (h, w) of the points (h, w, 3) that stand out of the plane of the ring
-    (N, 3) around the box; all if there is no such plane."""
+    (N, 3) around the box; all if there is no such plane.
+    """
     plane = _dominant_plane(ring, parameters)
     if plane is None:
         return candidates
@@ -94,13 +100,16 @@ def _without_plane(
 
 def _dominant_plane(points: FloatArray, parameters: LiftParameters) -> FloatArray | None:
     """Find the plane m (3,), m.X = 1, that holds at least half of the points (N, 3): RANSAC, then
-    least squares."""
+    least squares.
+    """
     if len(points) < 3 * parameters.min_surface_pixels:
         return None
     # Seeded: the same image gives the same result.
     triples = np.random.default_rng(0).integers(len(points), size=(_PLANE_TRIALS, 3))
     thinned = points[:: max(1, len(points) // 300)]
     planes = _planes_through(points[triples])
+    if not len(planes):
+        return None
     support = np.count_nonzero(_agreeing(thinned, planes, parameters), axis=0)
     if 2 * support.max() < len(thinned):
         return None
@@ -115,12 +124,12 @@ def _dominant_plane(points: FloatArray, parameters: LiftParameters) -> FloatArra
 
 
 def _planes_through(triples: FloatArray) -> FloatArray:
-    """Planes m (N, 3), m.X = 1, through three points each (N, 3, 3); NaN for three on one line."""
+    """Planes m (M, 3), m.X = 1, through three points each (N, 3, 3); fewer where they line up."""
     first, second, third = triples.swapaxes(0, 1)
     normals = np.cross(second - first, third - first)
     with np.errstate(divide="ignore", invalid="ignore"):
         planes: FloatArray = normals / (normals * first).sum(axis=1, keepdims=True)
-    return planes
+    return planes[np.isfinite(planes).all(axis=1)]
 
 
 def _heights(points: FloatArray, plane: FloatArray) -> FloatArray:
@@ -142,12 +151,15 @@ def _agreeing(points: FloatArray, planes: FloatArray, parameters: LiftParameters
 
 
 def _nearest_mode(
-    around: Window, candidates: BoolArray, centrality: FloatArray, parameters: LiftParameters
+    metres: NDArray[np.float32],
+    candidates: BoolArray,
+    centrality: FloatArray,
+    parameters: LiftParameters,
 ) -> tuple[int, int]:
     """Return the most central pixel (row, column) of the nearest depth that holds much of the
-    weight."""
-    # What is out of range is beyond use as well as beyond doubt: it needs no bins of its own.
-    z = np.minimum(around.metres[candidates].astype(np.float64), 2 * parameters.max_depth)
+    weight.
+    """
+    z = metres[candidates].astype(np.float64)
     weights = centrality[candidates]
     width = max(0.02, 6 * float(parameters.sigma(np.array(np.median(z)))))
     bins = ((z - z.min()) / width).astype(np.intp)
@@ -163,7 +175,8 @@ def _well_inside(
     piece: BoolArray, centrality: FloatArray, around: Window, parameters: LiftParameters
 ) -> FloatArray:
     """Return the depth pixel (2,) nearest to the box's centre whose patch lies on the piece as far
-    as possible."""
+    as possible.
+    """
     border = np.pad(piece, 1).astype(np.uint8)
     depth_in = cv2.distanceTransform(border, cv2.DIST_C, 3)[1:-1, 1:-1]
     wanted = min(parameters.patch_radius / around.step, 0.6 * float(depth_in.max()))

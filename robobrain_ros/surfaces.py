@@ -190,7 +190,8 @@ def connected(
     parameters: LiftParameters,
 ) -> BoolArray:
     """Mark what hangs together with the seed (row, column) without a jump in depth; step: pixels
-    per sample."""
+    per sample.
+    """
     if not allowed[seed]:
         return np.zeros_like(allowed)
     z = float(metres[seed])
@@ -249,20 +250,23 @@ def _fit(
         plane, covariance = _least_squares(basis, inverse, agreeing)
         misfit = np.abs(inverse - np.einsum("npk,nk->np", basis, plane))
 
-    spread = MAD_TO_SIGMA * _masked_median(misfit * z**2, surface > 0)
     slopes = plane[:, 1:] * scale
     gradient = np.column_stack([slopes, plane[:, 0] - (slopes * rays).sum(axis=1)])  # n / d
-    distance = np.linalg.norm(gradient, axis=1)
-    tilt = np.sqrt(covariance[:, 1, 1] + covariance[:, 2, 2]) * scale / distance
-    tilt *= np.maximum(promised, spread / centre**2)
+    length = np.maximum(np.linalg.norm(gradient, axis=1), np.finfo(float).tiny)
+    measured = MAD_TO_SIGMA * _masked_median(misfit, surface > 0)
+    tilt = np.sqrt(covariance[:, 1, 1] + covariance[:, 2, 2]) * scale / length
     lowest = np.where(surface > 0, inverse, np.inf).min(axis=1) - 3 * promised
     highest = np.where(surface > 0, inverse, -np.inf).max(axis=1) + 3 * promised
     planar = (
-        (tilt <= parameters.max_normal_error) & (plane[:, 0] >= lowest) & (plane[:, 0] <= highest)
+        (tilt * np.maximum(promised, measured) <= parameters.max_normal_error)
+        & (plane[:, 0] >= lowest)
+        & (plane[:, 0] <= highest)
     )
-    found.depth[rows] = np.where(planar, 1 / np.where(planar, plane[:, 0], 1.0), centre)
-    found.normals[rows[planar]] = -gradient[planar] / distance[planar, None]
-    found.spread[rows] = spread
+    level = np.where(planar, plane[:, 0], 1 / centre)
+    misfit = np.where(planar[:, None], misfit, np.abs(inverse - level[:, None]))
+    found.depth[rows] = 1 / level
+    found.normals[rows[planar]] = -gradient[planar] / length[planar, None]
+    found.spread[rows] = MAD_TO_SIGMA * _masked_median(misfit * z**2, surface > 0)
 
 
 def _least_squares(

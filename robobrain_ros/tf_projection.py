@@ -46,7 +46,8 @@ __all__ = [
 
 class LiftStatus(IntEnum):
     """Why there is no 3D result, or OK; the numbers are those of LiftedPoint.msg and
-    LiftedRegion.msg."""
+    LiftedRegion.msg.
+    """
 
     OK = 0
     NO_DEPTH_CAMERA = 1
@@ -169,9 +170,7 @@ def _lift_box(
         return _region(box, _failed(_middle(box), LiftStatus.OUTSIDE_DEPTH_VIEW))
     intrinsics = depth.intrinsics(colour)
     surface = surface_in_box(depth, intrinsics, seen, parameters or LiftParameters())
-    located = (
-        (seen[None, :2] + seen[None, 2:]) / 2 if surface.pixel is None else surface.pixel[None]
-    )
+    located = (_middle(seen) if surface.pixel is None else surface.pixel)[None]
     rays = intrinsics.rays(located)
     pixels = colour.project(rays)
     point = _lift(pixels, rays, located, depth, colour, target_from_camera, parameters)[0]
@@ -214,7 +213,8 @@ def _lift(
     parameters: LiftParameters | None,
 ) -> list[LiftedPoint]:
     """Lift colour pixels (N, 2) with their rays (N, 2) and depth pixels (N, 2; NaN outside its
-    view)."""
+    view).
+    """
     parameters = parameters or LiftParameters()
     target = None if target_from_camera is None else checked_rigid(target_from_camera)
     results = [_failed(pixel, LiftStatus.OUTSIDE_DEPTH_VIEW) for pixel in pixels]
@@ -272,24 +272,23 @@ def _covariances(
     along = sigma[:, None] * arms
     lateral = np.zeros_like(arms)
     lateral[:, :2] = surfaces.depth[:, None] * parameters.pixel_noise / np.diag(colour.matrix)[:2]
-    covariances: FloatArray = along[:, :, None] * along[:, None, :] + (lateral**2)[
-        :, :, None
-    ] * np.eye(3)
+    covariances: FloatArray = along[:, :, None] * along[:, None, :]
+    covariances += (lateral**2)[:, :, None] * np.eye(3)
     return covariances
 
 
 def _orientations(normals: FloatArray, target_from_camera: FloatArray) -> FloatArray:
     """Quaternions (N, 4) in the target frame: z along the normals (N, 3; camera frame) and x as
-    near as possible to the camera's right; the identity where the normal is NaN."""
+    near as possible to the camera's right; the identity where the normal is NaN.
+    """
     quaternions = np.tile(IDENTITY_QUATERNION, (len(normals), 1))
     known = np.isfinite(normals).all(axis=1)
     z = normals[known]
     if not z.size:
         return quaternions
     x = np.array([1.0, 0.0, 0.0]) - z[:, :1] * z
-    sideways = (
-        np.linalg.norm(x, axis=1) < 1e-3
-    )  # then y points up in the image, and x away from the camera
+    # A surface that faces along the camera's right: y points up in the image instead.
+    sideways = np.linalg.norm(x, axis=1) < 1e-3
     x[sideways] = np.cross([0.0, -1.0, 0.0], z[sideways])
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     camera_from_surface = np.stack([x, np.cross(z, x), z], axis=-1)
@@ -346,7 +345,7 @@ def _middle(box: FloatArray) -> FloatArray:
 
 
 def _rows(values: ArrayLike, columns: int, name: str) -> FloatArray:
-    rows = np.asarray(values, dtype=np.float64)
+    rows = np.array(values, dtype=np.float64)
     if rows.size == 0:
         return rows.reshape(0, columns)
     if rows.ndim != 2 or rows.shape[1] != columns:

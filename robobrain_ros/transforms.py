@@ -28,7 +28,8 @@ def checked_rigid(matrix: ArrayLike) -> FloatArray:
 
 def quaternion_from_matrix(matrix: ArrayLike) -> FloatArray:
     """Quaternion(s) (..., 4) as x, y, z, w with w >= 0 of rotations (..., 3, 3) or rigid transforms
-    (..., 4, 4)."""
+    (..., 4, 4).
+    """
     rotation = np.asarray(matrix, dtype=np.float64)[..., :3, :3]
     return np.asarray(Rotation.from_matrix(rotation).as_quat(canonical=True), dtype=np.float64)
 
@@ -54,8 +55,8 @@ class TransformUnavailable(Exception):
 class TransformLookup:
     """Matrices from a tf2_ros buffer, without ever waiting.
 
-    buffer: a tf2_ros.Buffer or its like. errors: what its lookup_transform raises,
-    (tf2_ros.TransformException,).
+    buffer: a tf2_ros.Buffer or its like. errors: the exceptions of its
+    lookup_transform, (tf2_ros.TransformException,).
     """
 
     def __init__(self, buffer: Any, errors: tuple[type[Exception], ...]) -> None:
@@ -68,9 +69,8 @@ class TransformLookup:
         stamp: whatever the buffer takes as a time. Raises TransformUnavailable; wait and try again
         while the transform may still be on its way.
         """
-        if (
-            target_frame == source_frame
-        ):  # tf2 refuses even this for a frame that it has never heard of
+        # tf2 refuses even this for a frame that it has never heard of.
+        if target_frame == source_frame:
             return np.eye(4)
         try:
             found = self._buffer.lookup_transform(target_frame, source_frame, stamp)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Depth images of planes, spheres and boxes, computed exactly: the ground truth of the lifting tests."""
+"""Depth images of planes, spheres and boxes, computed exactly: ground truth for lifting."""
 
 from __future__ import annotations
 
@@ -13,12 +13,22 @@ from scipy.spatial.transform import Rotation
 from robobrain_ros.tf_projection import DepthImage, Intrinsics
 
 FloatArray = NDArray[np.float64]
+LENSES = {
+    "plumb_bob": [0.12, -0.25, 0.001, -0.0008, 0.06],
+    "rational_polynomial": [0.8, -2.6, 0.0006, -0.0002, 1.5, 0.7, -2.4, 1.4],
+    "equidistant": [0.05, -0.01, 0.004, -0.001],
+}
 
 
 def camera(width: int = 640, height: int = 480, focal: float = 525.0) -> Intrinsics:
     """A camera without distortion, its principal point off the centre as in life."""
     matrix = [[focal, 0, width / 2 - 3.3], [0, focal * 1.01, height / 2 + 2.7], [0, 0, 1]]
     return Intrinsics(width, height, np.array(matrix), np.empty(0))
+
+
+def lens(model: str) -> Intrinsics:
+    """The same camera behind one of LENSES."""
+    return Intrinsics(640, 480, camera().matrix, np.array(LENSES[model]), model)
 
 
 def info(**changes):
@@ -110,8 +120,8 @@ def rigid(rotation: Rotation, translation: tuple[float, float, float]) -> FloatA
 
 
 def looking_down(height: float, distance: float, degrees: float) -> FloatArray:
-    """world_from_camera of a camera above a table z = 0 that looks `degrees` below the horizon, along world y."""
-    # Optical x is world x, optical z points to +y, optical y to -z; then the camera is tipped forward.
+    """world_from_camera, `degrees` below the horizon along world y, above a table z = 0."""
+    # Level, optical x is world x, z is world y and y is world -z; then the camera is tipped.
     level = Rotation.from_matrix([[1, 0, 0], [0, 0, 1], [0, -1, 0]])
     return rigid(level * Rotation.from_euler("x", -degrees, degrees=True), (0.0, -distance, height))
 
