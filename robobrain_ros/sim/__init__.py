@@ -3,5 +3,5 @@
 
 import os
 
-# MuJoCo picks its OpenGL backend when it is first imported; a robot's computer often has no display.
+# MuJoCo picks its OpenGL backend when it is first imported; a robot often has no display.
 os.environ.setdefault("MUJOCO_GL", "egl")

@@ -36,13 +36,15 @@ COLOURS: Mapping[str, tuple[float, float, float]] = {
 """Hue, saturation, value of each colour's middle, 0..1."""
 
 # Coloured objects whose name would also fit a textured one, which has no colour in its name.
-_AMBIGUOUS = {
+_AMBIGUOUS: Mapping[tuple[str | None, str], str] = {
     ("red", "can"): "soda can",
     ("white", "box"): "milk carton",
     ("orange", "box"): "cereal box",
     ("red", "box"): "cereal box",
     ("yellow", "ball"): "lemon",
 }
+
+
 @dataclass(frozen=True)
 class Chosen:
     """An object of the pool with the name that it has in this scene."""
@@ -119,7 +121,8 @@ def _shade(colour: str | None, rng: np.random.Generator) -> tuple[float, float, 
 
 def _light(model: mujoco.MjModel, rng: np.random.Generator) -> None:
     key, fill = model.light("key").id, model.light("fill").id
-    for light, low, strength in ((key, 40, rng.uniform(0.40, 0.60)), (fill, 25, rng.uniform(0.1, 0.2))):
+    strengths = rng.uniform(0.40, 0.60), rng.uniform(0.1, 0.2)
+    for light, low, strength in zip((key, fill), (40, 25), strengths, strict=True):
         towards = direction(rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(low, 80)))
         model.light_pos[light] = 2 * towards
         model.light_dir[light] = -towards
@@ -132,6 +135,6 @@ def _light(model: mujoco.MjModel, rng: np.random.Generator) -> None:
 
 
 def direction(azimuth: float, elevation: float) -> NDArray[np.float64]:
-    """Unit vector (3,) from angles in radians: azimuth from +x about +z, elevation from the table."""
+    """Unit vector (3,) of angles in radians: azimuth from +x about +z, elevation above x-y."""
     flat = np.cos(elevation)
     return np.array([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)])

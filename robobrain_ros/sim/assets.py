@@ -12,7 +12,7 @@ class AssetsNotFound(RuntimeError):
 
 
 def robosuite_assets() -> Path:
-    """Directory of robosuite's assets (MIT licence): `objects/`, `textures/`, `robots/`, `grippers/`.
+    """Return robosuite's directory (MIT licence) of objects, textures, robots and grippers.
 
     The package is located without importing it, because its import needs numba and much else.
 

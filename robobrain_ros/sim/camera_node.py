@@ -9,14 +9,18 @@ The scene stands still: it is rendered once a seed and published again and again
 
 from __future__ import annotations
 
+import threading
 from array import array
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 import rclpy
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import TransformStamped
 from numpy.typing import NDArray
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.logging import get_logger
@@ -24,13 +28,13 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
-from rcl_interfaces.msg import SetParametersResult
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 
 from robobrain_ros.parameters import Spec
 from robobrain_ros.sim.assets import AssetsNotFound
+from robobrain_ros.sim.layout import NoLayout
 from robobrain_ros.sim.tabletop import Tabletop
 from robobrain_ros.spinning import until_signalled
 
@@ -84,9 +88,7 @@ def _image(pixels: NDArray[np.generic], encoding: str) -> Image:
     height, width = pixels.shape[:2]
     # rosidl copies an array.array at once, but checks a numpy array byte by byte.
     data = array("B", pixels.tobytes())
-    return Image(
-        height=height, width=width, encoding=encoding, step=len(data) // height, data=data
-    )
+    return Image(height=height, width=width, encoding=encoding, step=len(data) // height, data=data)
 
 
 def camera_info(intrinsics: NDArray[np.float64], color: Image, image: Image) -> CameraInfo:
@@ -112,7 +114,8 @@ def transform(parent: str, child: str, parent_from_child: NDArray[np.float64]) -
     message.header.frame_id = parent
     move, turn = message.transform.translation, message.transform.rotation
     move.x, move.y, move.z = parent_from_child[:3, 3].tolist()
-    turn.x, turn.y, turn.z, turn.w = Rotation.from_matrix(parent_from_child[:3, :3]).as_quat().tolist()
+    rotation = Rotation.from_matrix(parent_from_child[:3, :3])
+    turn.x, turn.y, turn.z, turn.w = rotation.as_quat().tolist()
     return message
 
 
@@ -120,7 +123,7 @@ class SimCamera(Node):
     """Publishes the scene of its parameter `seed`. Lives on one thread: OpenGL renders there."""
 
     def __init__(self) -> None:
-        """Raises AssetsNotFound, or rclpy's invalid-parameter exceptions."""
+        """Raises AssetsNotFound, NoLayout, or rclpy's invalid-parameter exceptions."""
         super().__init__("sim_camera")
         self.add_on_set_parameters_callback(self._check)
         for spec in _SPECS:
@@ -141,7 +144,7 @@ class SimCamera(Node):
         self._messages: dict[str, Image | CameraInfo] = {}
         self.create_timer(1 / self._value("rate"), self._publish)
 
-    def _value(self, name: str):
+    def _value(self, name: str) -> Any:
         return self.get_parameter(name).value
 
     def _topics(self) -> list[tuple[str, type, str]]:
@@ -164,11 +167,12 @@ class SimCamera(Node):
         return SetParametersResult(successful=True)
 
     def _publish(self) -> None:
-        stamp = self.get_clock().now().to_msg()
-        if self._shown_seed != self._value("seed"):
+        changed = self._shown_seed != self._value("seed")
+        if changed:
             self._show(self._value("seed"))
-            if self._value("publish_tf"):
-                self._static.publish(self._poses(stamp))
+        stamp = self.get_clock().now().to_msg()
+        if changed and self._value("publish_tf"):
+            self._static.publish(self._poses(stamp))
         for key, publisher in self._outputs.items():
             message = self._messages[key]
             message.header.stamp = stamp
@@ -190,7 +194,7 @@ class SimCamera(Node):
         }
         self.get_logger().info(f"Scene {seed}: {', '.join(o.name for o in self._tabletop.objects)}")
 
-    def _poses(self, stamp: object) -> TFMessage:
+    def _poses(self, stamp: Time) -> TFMessage:
         link = f"{self._value('name')}_link"
         table_from_link = self._tabletop.world_from_optical @ np.linalg.inv(LINK_FROM_OPTICAL)
         poses = [
@@ -202,11 +206,12 @@ class SimCamera(Node):
         return TFMessage(transforms=poses)
 
     def destroy_node(self) -> None:
+        """Free the renderer, then the node."""
         self._tabletop.close()
         super().destroy_node()
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: list[str] | None = None) -> int:
     """Publish until SIGINT or SIGTERM; exit status 1 with a logged sentence if it can't start."""
     asked_to_end = until_signalled()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
@@ -214,6 +219,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return _run(asked_to_end)
     except (
         AssetsNotFound,
+        NoLayout,
         InvalidParameterTypeException,
         InvalidParameterValueException,
     ) as error:
@@ -223,7 +229,7 @@ def main(args: Sequence[str] | None = None) -> int:
         rclpy.shutdown()
 
 
-def _run(asked_to_end) -> int:
+def _run(asked_to_end: threading.Event) -> int:
     node = SimCamera()
     executor = SingleThreadedExecutor()
     executor.add_node(node)

@@ -180,7 +180,9 @@ def row(asked: Asked) -> str:
     if not asked.response.success:
         return f"{asked.question:38} failed: {asked.response.error_msg}"
     u, v = asked.pixel
-    where = "(no 3D)" if asked.position is None else "({:.3f}, {:.3f}, {:.3f})".format(*asked.position)
+    where = (
+        "(no 3D)" if asked.position is None else "({:.3f}, {:.3f}, {:.3f})".format(*asked.position)
+    )
     mark = "" if asked.correct else "  ✗"
     return (
         f"{asked.question:38} {f'({u:.0f}, {v:.0f})':>11} {where:>32} "
@@ -204,7 +206,7 @@ def picture(truth: Truth, asked: list[Asked]) -> NDArray[np.uint8]:
 
 
 def top_view(truth: Truth, asked: list[Asked], side: int) -> NDArray[np.uint8]:
-    """Return the objects' visible surfaces in their colours from above, x up, y left, 1 m across."""
+    """Return the objects' visible surfaces from above: x up, y left, 1 m across."""
     view = np.full((side, side, 3), 245, np.uint8)
 
     def pixels(points: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -23,12 +23,17 @@ _GAP = 0.015
 _IMAGE_MARGIN = 0.02
 _LEAST_VISIBLE = 0.45
 _RAYS_PER_OBJECT = 24
+_RAY_LENGTH = 10.0
 _ATTEMPTS = 80
 
 # The Panda's ready pose, bent a little lower; radians.
 _HOME = np.array([0.0, -0.60, 0.0, -2.60, 0.0, 0.0, 0.785])
 _HOME_SPREAD = np.array([0.60, 0.55, 0.20, 0.35, 0.20, 0.35, 0.60])
 _FINGER_TRAVEL = 0.04
+
+
+class NoLayout(ValueError):
+    """The objects of a scene can't all be in an image of this shape."""
 
 
 def place(
@@ -44,9 +49,12 @@ def place(
 
     Layouts are drawn until one shows all objects; if none of many does, the best one is kept.
     aspect: image width / height. Returns the middles of the objects, (N, 3) metres.
+
+    Raises:
+        NoLayout: none fits into an image so narrow.
     """
     posed = (model.body_pos, model.body_quat, model.cam_pos, model.cam_quat, data.qpos)
-    best_score, best = -np.inf, [array.copy() for array in posed]
+    best_score, best = -np.inf, []
     for _ in range(_ATTEMPTS):
         if not _stand(model, chosen, rng):
             continue
@@ -60,7 +68,12 @@ def place(
             best_score, best = score, [array.copy() for array in posed]
         if score >= _LEAST_VISIBLE:
             break
-    for array, value in zip(posed, best):
+    if not best:
+        raise NoLayout(
+            f"No layout of {len(chosen)} objects fits into an image {aspect:.2f} times as wide as "
+            "high: make it wider, such as 640x480."
+        )
+    for array, value in zip(posed, best, strict=True):
         array[:] = value
     mujoco.mj_kinematics(model, data)
     mujoco.mj_camlight(model, data)
@@ -153,15 +166,18 @@ def _least_visible_fraction(
         sample = vertices[np.linspace(0, len(vertices) - 1, _RAYS_PER_OBJECT).astype(int)]
         centre = (0, 0, item.instance.height / 2)
         # Just below the surface, so that rays do not slip past the silhouette.
-        rotation = data.xmat[item.instance.body].reshape(3, 3)
-        points.append((0.9 * (sample - centre) + centre) @ rotation.T + data.xpos[item.instance.body])
+        inner = 0.9 * (sample - centre) + centre
+        body = item.instance.body
+        points.append(inner @ data.xmat[body].reshape(3, 3).T + data.xpos[body])
     rays = np.concatenate(points) - model.cam_pos[0]
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     groups = np.zeros(mujoco.mjNGROUP, np.uint8)
     groups[VISIBLE_GROUP], groups[ARM_GROUP] = 1, arm_shown
     hit, distance = np.empty(len(rays), np.int32), np.empty(len(rays))
+    among = groups, True, -1  # with static bodies, excluding none
+    found = hit, distance, None  # no normals
     mujoco.mj_multiRay(
-        model, data, model.cam_pos[0], rays.ravel(), groups, True, -1, hit, distance, None, len(rays), 10
+        model, data, model.cam_pos[0], rays.ravel(), *among, *found, len(rays), _RAY_LENGTH
     )
     hit_body = np.where(hit >= 0, model.geom_bodyid[hit], -1).reshape(len(chosen), -1)
     own = np.array([item.instance.body for item in chosen])[:, None]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Triangle meshes of everyday objects, made of profiles turned about the z axis.
 
-All meshes are in metres, z up, standing on z = 0 with the axis at the origin; faces are counter-clockwise seen from outside.
+All are in metres, z up, standing on z = 0 with their axis at the origin. Faces are
+counter-clockwise as seen from outside.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ class Mesh:
     faces: NDArray[np.int64]
 
     def scaled(self, factor: float) -> Mesh:
+        """Return this mesh, larger by `factor` about the origin."""
         return Mesh(self.vertices * factor, self.faces)
 
 
 def join(*meshes: Mesh) -> Mesh:
     """One mesh with the triangles of all."""
     offsets = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes[:-1]])
-    faces = [mesh.faces + offset for mesh, offset in zip(meshes, offsets)]
+    faces = [mesh.faces + offset for mesh, offset in zip(meshes, offsets, strict=True)]
     return Mesh(np.concatenate([mesh.vertices for mesh in meshes]), np.concatenate(faces))
 
 
@@ -45,7 +47,7 @@ def _grid_faces(rows: int, columns: int) -> NDArray[np.int64]:
 
 
 def lathe(profile: Sequence[tuple[float, float]], segments: int = 32) -> Mesh:
-    """Surface of revolution of (radius, z) points, listed from the bottom's axis outwards and up."""
+    """Surface of revolution of (radius, z) points, listed from the bottom outwards and up."""
     radius, height = np.array(profile, dtype=np.float64).T
     angle = 2 * np.pi * np.arange(segments) / segments
     ring = np.stack([np.cos(angle), np.sin(angle)], -1)
@@ -68,22 +70,25 @@ def _handle(x: float, z: float, width: float, height: float, thickness: float) -
         ],
         -1,
     ).reshape(-1, 3)
-    return Mesh(vertices, _grid_faces(len(bend), len(turn))[:, ::-1])
+    return Mesh(vertices, _grid_faces(len(bend), len(turn)))
 
 
 def mug() -> Mesh:
+    """A mug with its handle towards +x."""
     outside = [(0, 0), (0.036, 0), (0.039, 0.004), (0.039, 0.092)]
     inside = [(0.0375, 0.094), (0.0355, 0.092), (0.035, 0.008), (0, 0.008)]
     return join(lathe(outside + inside), _handle(0.037, 0.048, 0.026, 0.027, 0.0055))
 
 
 def bowl() -> Mesh:
+    """A bowl."""
     outside = [(0, 0), (0.030, 0), (0.033, 0.004), (0.052, 0.020), (0.064, 0.042), (0.068, 0.058)]
     inside = [(0.0655, 0.059), (0.060, 0.043), (0.048, 0.023), (0.028, 0.009), (0, 0.008)]
     return lathe(outside + inside)
 
 
 def bottle() -> Mesh:
+    """A bottle up to its neck; `bottle_cap` fits on it."""
     return lathe(
         [
             (0, 0),
@@ -100,24 +105,29 @@ def bottle() -> Mesh:
 
 
 def bottle_cap() -> Mesh:
+    """The cap of `bottle`, in its place."""
     return lathe([(0, 0.176), (0.016, 0.176), (0.016, 0.194), (0.0145, 0.196), (0, 0.196)])
 
 
 def can() -> Mesh:
+    """The painted side of a drinks can; `can_rims` closes it."""
     return lathe([(0, 0.006), (0.028, 0.006), (0.033, 0.012), (0.033, 0.103), (0.0285, 0.111)])
 
 
 def can_rims() -> Mesh:
+    """The bare metal at the bottom and the top of `can`, in its place."""
     bottom = lathe([(0, 0.001), (0.026, 0), (0.028, 0.006), (0, 0.0065)])
     top = lathe([(0.0285, 0.111), (0.028, 0.115), (0.0265, 0.115), (0.026, 0.112), (0, 0.112)])
     return join(bottom, top)
 
 
 def cone() -> Mesh:
+    """A cone with its tip up."""
     return lathe([(0, 0), (0.040, 0), (0.040, 0.002), (0.002, 0.104), (0, 0.105)])
 
 
 def ball() -> Mesh:
+    """A ball."""
     polar = np.linspace(0, np.pi, 17)
     return lathe([(0.034 * np.sin(p), 0.034 * (1 - np.cos(p))) for p in polar])
 
@@ -127,8 +137,9 @@ def cuboid(length: float, width: float, height: float) -> Mesh:
     corners = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (0, 1)], float)
     corners *= (length / 2, width / 2, height)
     sides = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
-    faces = [(4 * i + a, 4 * i + b, 4 * i + c) for i in range(6) for a, b, c in ((0, 1, 2), (0, 2, 3))]
-    return Mesh(corners[np.ravel(sides)], np.array(faces))
+    first = 4 * np.arange(len(sides))[:, None, None]
+    faces = first + np.array([(0, 1, 2), (0, 2, 3)])
+    return Mesh(corners[np.ravel(sides)], faces.reshape(-1, 3))
 
 
 def read_stl(path: Path) -> Mesh:
@@ -141,7 +152,7 @@ def read_stl(path: Path) -> Mesh:
 def clustered(mesh: Mesh, cell: float) -> Mesh:
     """Fewer triangles: the vertices in each cube of edge `cell` (m) become their mean.
 
-    Vertex clustering of Rossignac and Borrel, "Multi-resolution 3D approximations for rendering complex scenes" (1993).
+    Rossignac and Borrel, "Multi-resolution 3D approximations for rendering complex scenes" (1993).
     """
     _, cluster = np.unique(np.floor(mesh.vertices / cell), axis=0, return_inverse=True)
     cluster = cluster.reshape(-1)

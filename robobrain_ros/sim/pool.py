@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The MuJoCo model behind the tabletop: table, Panda arm and a pool of objects, compiled once.
 
-A scene shows some of the pool's objects; the others are in a hidden geom group. Nothing is simulated but kinematics.
+A scene shows some of the pool's objects; the others are in a hidden geom group. Nothing but
+kinematics is simulated.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +41,12 @@ _TABLE_REPEATS = {
     "steel-brushed": 1,
 }
 TABLE_TEXTURES = tuple(_TABLE_REPEATS)
+NEAR, FAR = 0.05, 12.0  # clip planes of the camera, metres
 TABLE_HALF_SIZE = (0.74, 0.60, 0.02)
 FLOOR_HEIGHT = -0.75
 ARM_BASE = (-0.62, 0.0, 0.0)
-FINISHES = ("matte", "satin", "gloss")
+_FINISHES = {"matte": (0.05, 0.1), "satin": (0.3, 0.4), "gloss": (0.7, 0.8)}  # specular, shininess
+FINISHES = tuple(_FINISHES)
 
 _SCALES = (1.0, 0.92, 1.08)
 _METAL = (0.78, 0.79, 0.80, 1.0)
@@ -71,12 +74,13 @@ class Instance:
 
     @property
     def height(self) -> float:
+        """Height over the table, in metres."""
         return float(self.vertices[:, 2].max())
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The compiled model and what a scene changes in it. Copy the model before changing it."""
+    """The compiled model, which all scenes share: copy it to change it. And its objects by kind."""
 
     model: mujoco.MjModel
     instances: Mapping[str, tuple[Instance, ...]]
@@ -84,7 +88,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class _Textured:
-    """robosuite's mesh and texture of a kind; its scale makes it life-sized (robosuite's are small)."""
+    """robosuite's mesh and texture of a kind, and what makes the mesh life-sized."""
 
     mesh: str
     texture: str
@@ -123,7 +127,7 @@ def load_pool() -> Pool:
     assets = robosuite_assets()
     spec = mujoco.MjSpec()
     spec.stat.center, spec.stat.extent = (0, 0, 0.1), 1.0
-    spec.visual.map.znear, spec.visual.map.zfar = 0.05, 12.0
+    spec.visual.map.znear, spec.visual.map.zfar = NEAR / spec.stat.extent, FAR / spec.stat.extent
     _add_surroundings(spec, assets)
     _add_objects(spec, assets)
     _add_arm(spec, assets)
@@ -138,7 +142,7 @@ def _add_surroundings(spec: mujoco.MjSpec, assets: Path) -> None:
     for name, repeat in _TABLE_REPEATS.items():
         material = _add_texture(spec, name, assets / "textures" / f"{name}.png")
         material.texrepeat = (repeat, repeat)
-    for name, specular, shininess in zip(FINISHES, (0.05, 0.3, 0.7), (0.1, 0.4, 0.8)):
+    for name, (specular, shininess) in _FINISHES.items():
         spec.add_material(name=name, specular=specular, shininess=shininess)
     spec.add_texture(
         name="sky",
@@ -151,7 +155,7 @@ def _add_surroundings(spec: mujoco.MjSpec, assets: Path) -> None:
     )
     box, plane = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_PLANE
     top = (0, 0, -TABLE_HALF_SIZE[2])
-    world.add_geom(name="table", type=box, size=TABLE_HALF_SIZE, pos=top, material=TABLE_TEXTURES[0])
+    world.add_geom(name="table", type=box, size=TABLE_HALF_SIZE, pos=top)
     floor = world.add_geom(name="floor", type=plane, size=(8, 8, 0.1), pos=(0, 0, FLOOR_HEIGHT))
     floor.material = "matte"
     directional = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL
@@ -190,9 +194,7 @@ def _add_objects(spec: mujoco.MjSpec, assets: Path) -> None:
 
 
 def _add_mesh(spec: mujoco.MjSpec, name: str, mesh: meshes.Mesh, **options: object) -> None:
-    spec.add_mesh(
-        name=name, uservert=mesh.vertices.ravel(), userface=mesh.faces.ravel(), **options
-    )
+    spec.add_mesh(name=name, uservert=mesh.vertices.ravel(), userface=mesh.faces.ravel(), **options)
 
 
 def _add_mesh_geom(body: mujoco.MjsBody, mesh: str) -> mujoco.MjsGeom:
@@ -211,30 +213,30 @@ def _add_arm(spec: mujoco.MjSpec, assets: Path) -> None:
     """Franka Panda with its hand, shown by light meshes: the detailed ones cost 60 ms a frame."""
     arm = mujoco.MjSpec.from_file(str(assets / "robots" / "panda" / "robot.xml"))
     hand = mujoco.MjSpec.from_file(str(assets / "grippers" / "panda_gripper.xml"))
-    _keep_geoms(arm, lambda geom: geom.name.endswith("_collision"))
-    _keep_geoms(hand, lambda geom: geom.name.endswith("_visual"))
+    _reduce_to_looks(arm, lambda geom: geom.name.endswith("_collision"))
+    _reduce_to_looks(hand, lambda geom: geom.name.endswith("_visual"))
     arm.attach(hand, prefix="hand/", frame=arm.body("right_hand").add_frame())
     spec.attach(arm, prefix="arm/", frame=spec.worldbody.add_frame(pos=ARM_BASE))
 
 
-def _keep_geoms(part: mujoco.MjSpec, keep: object) -> None:
+def _reduce_to_looks(part: mujoco.MjSpec, keep: Callable[[mujoco.MjsGeom], bool]) -> None:
+    """Strip a robot's part of all but its kinematics and the geoms to keep, in our colours."""
     for elements in (part.actuators, part.sensors, part.cameras):
         for element in list(elements):
             part.delete(element)
     for geom in list(part.geoms):
-        if not keep(geom):
+        if keep(geom):
+            geom.group = ARM_GROUP
+            geom.rgba = _FINGER_COLOUR if "finger" in geom.name else _LINK_COLOUR
+        else:
             part.delete(geom)
-            continue
-        geom.group = ARM_GROUP
-        geom.rgba = _FINGER_COLOUR if "finger" in geom.name else _LINK_COLOUR
     shown = {geom.meshname for geom in part.geoms}
     for mesh in list(part.meshes):
         if mesh.name not in shown:
             part.delete(mesh)
-            continue
-        cell = _THINNED.get(mesh.name)
-        if cell:
-            thin = meshes.clustered(meshes.read_stl(Path(part.modelfiledir) / mesh.file), cell)
+        elif mesh.name in _THINNED:
+            file = Path(part.modelfiledir) / mesh.file
+            thin = meshes.clustered(meshes.read_stl(file), _THINNED[mesh.name])
             mesh.file = ""
             mesh.uservert, mesh.userface = thin.vertices.ravel(), thin.faces.ravel()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes as processes of their own, as on a robot: started for the demo and the tests, always ended."""
+"""Nodes as processes of their own, as on a robot, for the demo and the tests."""
 
 from __future__ import annotations
 

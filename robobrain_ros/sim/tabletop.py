@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from robobrain_ros.sim import layout
 from robobrain_ros.sim.appearance import COLOURS, choose_objects, paint
-from robobrain_ros.sim.pool import ARM_GROUP, KINDS, VISIBLE_GROUP, load_pool
+from robobrain_ros.sim.pool import ARM_GROUP, FAR, KINDS, NEAR, VISIBLE_GROUP, load_pool
 
-__all__ = ["COLOURS", "KINDS", "Frame", "SceneObject", "Tabletop"]
+__all__ = ["COLOURS", "FAR", "KINDS", "Frame", "SceneObject", "Tabletop"]
 
 _ARM_SHOWN = 0.85
 _SHADOW_MAP = 1024
@@ -24,7 +24,7 @@ _OPTICAL_FROM_CAMERA = np.array([1.0, -1.0, -1.0])
 
 @dataclass(frozen=True)
 class SceneObject:
-    """An object in view. position (3,): the middle of its upright bounding box, metres, table frame."""
+    """An object in view. position (3,): the middle of its bounding box, metres, table frame."""
 
     name: str
     kind: str
@@ -36,8 +36,8 @@ class SceneObject:
 class Frame:
     """What the camera sees.
 
-    rgb (H, W, 3) uint8. depth (H, W) float32: metres along the optical axis. labels (H, W) uint8:
-    i + 1 where `Tabletop.objects[i]` is visible, 0 elsewhere (table, arm, room).
+    rgb (H, W, 3) uint8. depth (H, W) float32: metres along the optical axis, FAR where nothing is.
+    labels (H, W) uint8: i + 1 where `Tabletop.objects[i]` is visible, 0 elsewhere.
     """
 
     rgb: NDArray[np.uint8]
@@ -49,21 +49,20 @@ class Tabletop:
     """A random scene per seed: 4 to 8 objects on a table, a Panda arm, one RGB-D camera.
 
     The world is the frame `table`: origin in the middle of the table's top, z up, the arm on the
-    -x side facing +x. A Tabletop belongs to the thread that made it (OpenGL); call `close` when
-    done. Call `reset` before anything else.
+    -x side facing +x. It starts with the scene of seed 0. A Tabletop belongs to the thread that
+    made it, because of OpenGL; call `close` when done.
 
     objects: what stands on the table, in the order of the labels.
+    arm_shown: whether the arm is there; 15 % of the scenes have none.
     K: (3, 3) pinhole intrinsics; pixel centres are at integer coordinates.
-    world_from_optical: (4, 4) pose of the camera, optical frame of REP-103 (x right, y down, z forward).
-    gripper: (3,) point between the fingertips, metres. The arm is in view only if arm_shown.
+    world_from_optical: (4, 4) camera pose; optical frame of REP-103 (x right, y down, z forward).
+    gripper: (3,) metres, the point between the fingertips; in the image when arm_shown.
     """
 
     def __init__(self, width: int = 640, height: int = 480, *, shadows: bool = True) -> None:
-        """Raises AssetsNotFound where robosuite's meshes are not installed."""
+        """Raises AssetsNotFound without robosuite's meshes, NoLayout for too narrow an image."""
         pool = load_pool()
         self.width, self.height = width, height
-        self.objects: tuple[SceneObject, ...] = ()
-        self.arm_shown = True
         self._pool = pool
         self._model = copy.copy(pool.model)
         self._data = mujoco.MjData(self._model)
@@ -71,6 +70,7 @@ class Tabletop:
         self._model.vis.global_.offwidth, self._model.vis.global_.offheight = width, height
         self._model.vis.quality.shadowsize = _SHADOW_MAP if shadows else 0
         self._open_renderer()
+        self.reset(0)
 
     def _open_renderer(self) -> None:
         self._gl = mujoco.GLContext(self.width, self.height)
@@ -86,13 +86,15 @@ class Tabletop:
         self._option.sitegroup[:] = 0
 
     @property
-    def K(self) -> NDArray[np.float64]:  # noqa: N802 - the name in sensor_msgs/CameraInfo
+    def K(self) -> NDArray[np.float64]:
+        """Pinhole intrinsics (3, 3), in pixels."""
         focal = self.height / 2 / np.tan(np.radians(layout.FOVY_DEG / 2))
         centre_u, centre_v = (self.width - 1) / 2, (self.height - 1) / 2
         return np.array([[focal, 0, centre_u], [0, focal, centre_v], [0, 0, 1]])
 
     @property
     def world_from_optical(self) -> NDArray[np.float64]:
+        """Pose of the camera (4, 4) in the table's frame."""
         pose = np.eye(4)
         pose[:3, :3] = self._data.cam_xmat[0].reshape(3, 3) * _OPTICAL_FROM_CAMERA
         pose[:3, 3] = self._data.cam_xpos[0]
@@ -100,6 +102,7 @@ class Tabletop:
 
     @property
     def gripper(self) -> NDArray[np.float64]:
+        """Middle between the fingertips (3,), metres in the table's frame."""
         return self._data.site("arm/hand/grip_site").xpos.copy()
 
     def project(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -110,7 +113,7 @@ class Tabletop:
         return image[:, :2] / image[:, 2:]
 
     def reset(self, seed: int) -> None:
-        """Show the scene of this seed. The same seed gives the same scene at any image size of the same aspect."""
+        """Show the scene of this seed: the same one at every image size of one aspect ratio."""
         rng = np.random.default_rng(seed)
         chosen = choose_objects(self._pool, rng)
         paint(self._model, chosen, rng)
@@ -119,9 +122,9 @@ class Tabletop:
         positions = layout.place(
             self._model, self._data, chosen, rng, aspect=aspect, arm_shown=self.arm_shown
         )
-        self.objects = tuple(
+        self.objects: tuple[SceneObject, ...] = tuple(
             SceneObject(item.name, item.kind, item.colour, position)
-            for item, position in zip(chosen, positions)
+            for item, position in zip(chosen, positions, strict=True)
         )
         self._label_of_geom = np.zeros(self._model.ngeom + 1, np.uint8)
         for label, item in enumerate(chosen, start=1):
@@ -161,7 +164,7 @@ class Tabletop:
         codes = np.empty((self.height, self.width, 3), np.uint8)
         self._draw(segmented=True)
         mujoco.mjr_readPixels(codes, window_depth, self._viewport, self._context)
-        # A segmented pixel's red and green hold the number of the drawn geom plus one; 0 is the sky.
+        # Red and green hold the number of the drawn geom plus one; 0 is the sky.
         drawn = codes[..., 0] + 256 * codes[..., 1].astype(np.uint16)
         label_of_code = np.zeros(self._view.ngeom + 1, np.uint8)
         for geom in self._view.geoms[: self._view.ngeom]:
@@ -172,10 +175,8 @@ class Tabletop:
     def _render_labels_and_depth(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         window_depth = np.empty((self.height, self.width), np.float32)
         labels = self._render_labels(window_depth)
-        extent, clip = self._model.stat.extent, self._model.vis.map
-        near, far = clip.znear * extent, clip.zfar * extent
         # Inverse of OpenGL's perspective depth, reversed: 1 at the near plane, 0 at the far one.
-        inverse = window_depth[::-1].astype(np.float64) * (1 / near - 1 / far) + 1 / far
+        inverse = window_depth[::-1].astype(np.float64) * (1 / NEAR - 1 / FAR) + 1 / FAR
         return labels, (1 / inverse).astype(np.float32)
 
     def _draw(self, *, segmented: bool) -> None:

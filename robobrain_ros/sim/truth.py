@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 from robobrain_ros.sim.tabletop import Frame, SceneObject, Tabletop
 
 MIN_VISIBLE_SHARE = 0.002
-"""An object is asked about when it covers at least this share of the image (614 pixels of 640x480)."""
+"""An object is asked about when it covers this share of the image (614 pixels of 640x480)."""
 
 
 class Truth:

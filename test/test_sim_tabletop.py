@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulated tabletop: its ground truth agrees with its images."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from robobrain_ros.sim import assets, meshes
+from robobrain_ros.sim.layout import NoLayout
+from robobrain_ros.sim.tabletop import COLOURS, FAR, KINDS, Tabletop
+
+WIDTH, HEIGHT = 160, 120
+SEEDS = tuple(range(2_000_100, 2_000_112))
+# 60 pixels of a 640x480 image.
+LEAST_PIXELS = 60 * WIDTH * HEIGHT // (640 * 480)
+
+
+@pytest.fixture(scope="module")
+def table():
+    tabletop = Tabletop(WIDTH, HEIGHT)
+    yield tabletop
+    tabletop.close()
+
+
+@pytest.fixture(params=SEEDS[:6])
+def scene(request, table):
+    """The tabletop with one scene, and its frame."""
+    table.reset(request.param)
+    return table, table.render()
+
+
+def surface(table, depth):
+    """Points (H, W, 3) in the table's frame, straight from the pinhole model."""
+    v, u = np.indices(depth.shape)
+    focal, centre_u, centre_v = table.K[0, 0], table.K[0, 2], table.K[1, 2]
+    rays = np.stack([(u - centre_u) / focal, (v - centre_v) / focal, np.ones(depth.shape)], -1)
+    pose = table.world_from_optical
+    return depth[..., None] * rays @ pose[:3, :3].T + pose[:3, 3]
+
+
+def snapshot(table):
+    frame = table.render()
+    names = [(item.name, *item.position) for item in table.objects]
+    return names, table.world_from_optical, table.gripper, frame.rgb, frame.depth, frame.labels
+
+
+def test_a_seed_is_one_scene_whatever_was_shown_before(table):
+    table.reset(SEEDS[0])
+    first = snapshot(table)
+    table.reset(SEEDS[1])
+    other = snapshot(table)
+    table.reset(SEEDS[0])
+    again = snapshot(table)
+    assert first[0] == again[0] != other[0]
+    for before, after in zip(first[1:], again[1:], strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert (first[3] != other[3]).any()
+
+
+def test_a_seed_is_one_scene_at_any_size(table):
+    larger = Tabletop(2 * WIDTH, 2 * HEIGHT)
+    larger.reset(SEEDS[2])
+    table.reset(SEEDS[2])
+    assert [item.name for item in larger.objects] == [item.name for item in table.objects]
+    np.testing.assert_array_equal(larger.world_from_optical, table.world_from_optical)
+    # A pixel's middle at this size is the corner between four pixels at the other.
+    pixels = table.project(np.array([item.position for item in table.objects]))
+    larger_pixels = larger.project(np.array([item.position for item in table.objects]))
+    np.testing.assert_allclose(2 * (pixels + 0.5), larger_pixels + 0.5)
+    larger.close()
+
+
+def test_an_image_too_narrow_for_the_scene_is_refused():
+    with pytest.raises(NoLayout, match="wider"):
+        Tabletop(20, 120)
+
+
+def test_names_are_unique_and_say_colour_and_kind(table):
+    sizes = set()
+    for seed in range(2_000_000, 2_000_080):
+        table.reset(seed)
+        names = [item.name for item in table.objects]
+        assert len(set(names)) == len(names)
+        sizes.add(len(names))
+        for item in table.objects:
+            assert item.kind in KINDS
+            assert item.colour is None or item.colour in COLOURS
+            assert item.name == (f"{item.colour} {item.kind}" if item.colour else item.kind)
+    assert sizes == {4, 5, 6, 7, 8}
+
+
+def test_many_scenes_have_distractors(table):
+    same_kind = same_colour = 0
+    for seed in range(2_000_000, 2_000_040):
+        table.reset(seed)
+        kinds = [item.kind for item in table.objects]
+        colours = [item.colour for item in table.objects if item.colour]
+        same_kind += len(set(kinds)) < len(kinds)
+        same_colour += len(set(colours)) < len(colours)
+    assert same_kind > 20
+    assert same_colour > 20
+
+
+def test_every_object_is_seen(table):
+    for seed in SEEDS:
+        table.reset(seed)
+        _, labels = table.render_rgb_labels()
+        seen = np.bincount(labels.ravel(), minlength=len(table.objects) + 1)
+        assert len(seen) == len(table.objects) + 1
+        assert (seen[1:] >= LEAST_PIXELS).all(), (seed, seen)
+
+
+def test_objects_stand_apart_on_the_table(table):
+    for seed in SEEDS:
+        table.reset(seed)
+        positions = np.array([item.position for item in table.objects])
+        gaps = np.linalg.norm(positions[:, None, :2] - positions[None, :, :2], axis=-1)
+        assert gaps[np.triu_indices(len(positions), 1)].min() > 0.05
+        assert (positions[:, 2] > 0.015).all() and (positions[:, 2] < 0.12).all()
+
+
+def test_both_renderings_agree(scene):
+    table, frame = scene
+    rgb, labels = table.render_rgb_labels()
+    np.testing.assert_array_equal(rgb, frame.rgb)
+    np.testing.assert_array_equal(labels, frame.labels)
+
+
+def test_the_table_top_is_at_height_zero(scene):
+    table, frame = scene
+    points = surface(table, frame.depth)
+    over_table = (np.abs(points[..., :2]) < (0.6, 0.5)).all(-1) & (frame.depth < FAR)
+    heights = points[..., 2][over_table & (frame.labels == 0)]
+    assert heights.min() > -0.002
+    # The rest is the arm.
+    assert np.mean(np.abs(heights) < 0.002) > 0.6
+
+
+def test_an_objects_pixels_lie_within_its_size(scene):
+    table, frame = scene
+    points = surface(table, frame.depth)
+    for label, item in enumerate(table.objects, start=1):
+        surface_points = points[frame.labels == label]
+        assert np.hypot(*(surface_points - item.position)[:, :2].T).max() < 0.08
+        assert surface_points[:, 2].min() > -0.003
+        assert surface_points[:, 2].max() < 2 * item.position[2] + 0.003
+        # The camera is above: it sees points near the top.
+        assert surface_points[:, 2].max() > item.position[2]
+
+
+def test_a_projected_object_is_where_its_label_is(scene):
+    table, frame = scene
+    for label, item in enumerate(table.objects, start=1):
+        rows, columns = np.nonzero(frame.labels == label)
+        u, v = table.project(item.position[None])[0]
+        assert columns.min() - 6 <= u <= columns.max() + 6
+        assert rows.min() - 6 <= v <= rows.max() + 6
+
+
+def test_labels_follow_the_colours(table):
+    """Red, green and blue objects are mostly of that colour where their label is."""
+    checked = 0
+    for seed in SEEDS:
+        table.reset(seed)
+        rgb, labels = table.render_rgb_labels()
+        for label, item in enumerate(table.objects, start=1):
+            # Cans and bottles have parts of another colour.
+            if item.colour in ("red", "green", "blue") and item.kind in ("cube", "ball", "bowl"):
+                strongest = rgb[labels == label].mean(0).argmax()
+                assert ("red", "green", "blue")[strongest] == item.colour
+                checked += 1
+    assert checked > 3
+
+
+def test_the_gripper_is_in_the_image_and_on_the_arm(table):
+    shown = 0
+    for seed in SEEDS:
+        table.reset(seed)
+        frame = table.render()
+        points = surface(table, frame.depth)
+        distance = np.linalg.norm(points - table.gripper, axis=-1)
+        # The fingers, at most 8 cm apart, are on both sides of the gripper's middle.
+        on_arm = (frame.labels == 0) & (distance < 0.06) & (points[..., 2] > 0.02)
+        if table.arm_shown:
+            shown += 1
+            u, v = table.project(table.gripper[None])[0]
+            assert 0 <= u < WIDTH and 0 <= v < HEIGHT
+            assert on_arm.any(), seed
+        else:
+            assert not on_arm.any(), seed
+    assert 0 < shown < len(SEEDS)
+
+
+def test_the_camera_frame_is_optical(scene):
+    """z forward and down to the table, x level, y down: REP-103."""
+    table, _ = scene
+    rotation = table.world_from_optical[:3, :3]
+    np.testing.assert_allclose(rotation.T @ rotation, np.eye(3), atol=1e-9)
+    assert np.linalg.det(rotation) > 0
+    assert abs(rotation[2, 0]) < 1e-9
+    assert rotation[2, 1] < 0 and rotation[2, 2] < 0
+
+
+def test_points_behind_the_camera_have_no_pixel(table):
+    pose = table.world_from_optical
+    behind = pose[:3, 3] - pose[:3, 2]
+    assert np.isnan(table.project(behind[None])).all()
+
+
+def test_shadows_darken_only(table):
+    table.reset(SEEDS[3])
+    lit = Tabletop(WIDTH, HEIGHT, shadows=False)
+    lit.reset(SEEDS[3])
+    with_shadows, without = table.render(), lit.render()
+    np.testing.assert_array_equal(with_shadows.labels, without.labels)
+    difference = without.rgb.astype(int) - with_shadows.rgb
+    assert difference.max() > 30
+    # Rounding and edges aside.
+    assert (difference < -2).mean() < 0.001
+    lit.close()
+
+
+def volume(mesh):
+    """Signed volume in cubic metres: positive for a closed mesh whose faces look outwards."""
+    a, b, c = (mesh.vertices[mesh.faces[:, i]] for i in range(3))
+    return np.einsum("ij,ij->", a, np.cross(b, c)) / 6
+
+
+@pytest.mark.parametrize("make", [meshes.bowl, meshes.bottle, meshes.bottle_cap, meshes.cone])
+def test_turned_meshes_face_outwards_and_stand(make):
+    mesh = make()
+    assert volume(mesh) > 0
+    assert mesh.vertices[:, 2].min() >= 0
+
+
+def test_known_volumes():
+    assert volume(meshes.cuboid(0.1, 0.2, 0.3)) == pytest.approx(0.006)
+    assert volume(meshes.ball()) == pytest.approx(4 / 3 * np.pi * 0.034**3, rel=0.03)
+    # A cup's wall and its handle: nothing of it may face inwards.
+    cup = np.pi * (0.039**2 * 0.093 - 0.0352**2 * 0.086)
+    handle = np.pi**2 * 0.0265 * 0.0055**2
+    assert volume(meshes.mug()) == pytest.approx(cup + handle, rel=0.04)
+
+
+def test_clustering_thins_a_mesh_out_and_keeps_its_shape():
+    ball = meshes.ball()
+    thin = meshes.clustered(ball, 0.012)
+    assert len(thin.faces) < 0.6 * len(ball.faces)
+    assert volume(thin) == pytest.approx(volume(ball), rel=0.1)
+    np.testing.assert_allclose(thin.vertices.min(0), ball.vertices.min(0), atol=0.012)
+    assert (np.diff(np.sort(thin.faces, 1), axis=1) > 0).all()
+
+
+def test_missing_assets_say_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(assets.AssetsNotFound, match="pip install .*robosuite"):
+        assets.robosuite_assets()
+
+
+def test_incomplete_assets_say_what_to_install(monkeypatch, tmp_path):
+    spec = importlib.util.spec_from_file_location("robosuite", tmp_path / "__init__.py")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(assets.AssetsNotFound, match="reinstall"):
+        assets.robosuite_assets()
