@@ -2,9 +2,8 @@
 """Image sizes and coordinates on the way to the model and back.
 
 Pixel coordinates are continuous: x runs right and y down from the image's top left corner, and an
-image W pixels wide spans 0 to W. Images are resized here, to a size that the model's processor
-keeps, so that the frame of an answer is known; answers are mapped back per axis, u = x * W_camera /
-W_sent.
+image W pixels wide spans 0 to W. Engines send images at a size that the model's processor keeps, so
+that the frame of an answer is known; answers are mapped back per axis, u = x * W_camera / W_sent.
 """
 
 import math
@@ -23,7 +22,6 @@ _RELATIVE_SPAN = {
     CoordinateFrame.RELATIVE_100: 100.0,
     CoordinateFrame.RELATIVE_1: 1.0,
 }
-_MAX_RESIZES = 4
 
 
 def sent_size(
@@ -32,22 +30,38 @@ def sent_size(
     """The (width, height) at which to send an image so that the processor does not resize it.
 
     Sides are multiples of `factor` with an area within [min_pixels, max_pixels] and nearly the
-    image's aspect ratio: Qwen-VL's `smart_resize`, applied until it changes nothing (once, but for
-    extreme shapes and caps). Raises ValueError for an empty image, an aspect ratio above 200, or
+    image's aspect ratio. It is the size that Qwen-VL's `smart_resize` chooses, unless that rule
+    would resize its own choice again, as it may for narrow images and close limits: then it is the
+    nearest size that it keeps. Raises ValueError for an empty image, an aspect ratio above 200, or
     limits that no size meets.
     """
-    size = (width, height)
-    for _ in range(_MAX_RESIZES):
-        resized = _smart_resize(*size, factor, min_pixels, max_pixels)
-        if resized == size:
-            return size
-        size = resized
+    size = _smart_resize(width, height, factor, min_pixels, max_pixels)
     if _smart_resize(*size, factor, min_pixels, max_pixels) == size:
         return size
-    raise ValueError(
-        f"an image of {width}x{height} pixels has no size in multiples of {factor} with between "
-        f"{min_pixels} and {max_pixels} pixels: allow more pixels"
-    )
+    return _nearest_kept(width, height, factor, min_pixels, max_pixels)
+
+
+def _nearest_kept(
+    width: int, height: int, factor: int, min_pixels: int, max_pixels: int
+) -> tuple[int, int]:
+    """Of all sizes in multiples of `factor` within the limits, the nearest in aspect ratio."""
+    fewest, most = math.ceil(min_pixels / factor**2), max_pixels // factor**2
+    ratio = max(width, height) / min(width, height)
+    best: tuple[float, int, int] | None = None
+    for short in range(1, math.isqrt(max(most, 0)) + 1):
+        lower = max(short, math.ceil(fewest / short))
+        upper = min(MAX_ASPECT_RATIO * short, most // short)
+        if lower <= upper:
+            long = min(max(round(short * ratio), lower), upper)
+            distortion = abs(math.log(long / short / ratio))
+            best = min(best or (math.inf, 0, 0), (distortion, short, long))
+    if best is None:
+        raise ValueError(
+            f"an image of {width}x{height} pixels has no size in multiples of {factor} with "
+            f"between {min_pixels} and {max_pixels} pixels: allow more pixels"
+        )
+    short, long = best[1] * factor, best[2] * factor
+    return (long, short) if width > height else (short, long)
 
 
 def _smart_resize(

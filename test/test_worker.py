@@ -79,7 +79,9 @@ def request(max_new_tokens, stop=lambda: False):
 def test_one_thread_makes_runs_and_closes_the_engine():
     worker = EngineWorker(TokenEngine)
     engine = worker.ready.result(PATIENCE_S)
-    assert worker.generate(request(3)).result(PATIENCE_S).text == "xxx"
+    assert (
+        worker.submit(lambda engine: engine.generate(request(3))).result(PATIENCE_S).text == "xxx"
+    )
     assert worker.submit(lambda engine: engine.description).result(PATIENCE_S) == "fake"
     assert worker.close(PATIENCE_S)
     assert engine.closed == 1
@@ -142,8 +144,8 @@ def test_exceptions_land_in_the_future_and_the_thread_lives(worker, error):
 def test_close_stops_after_the_current_token_and_cancels_the_rest():
     worker = EngineWorker(TokenEngine)
     engine = worker.ready.result(PATIENCE_S)
-    running = worker.generate(request(10**9))
-    waiting = worker.generate(request(1))
+    running = worker.submit(lambda engine: engine.generate(request(10**9)))
+    waiting = worker.submit(lambda engine: engine.generate(request(1)))
     assert engine.generating.wait(PATIENCE_S)
     assert worker.close(PATIENCE_S)
     assert running.result(0).finish is FinishReason.STOPPED
@@ -156,7 +158,7 @@ def test_close_stops_after_the_current_token_and_cancels_the_rest():
 
 def test_the_requests_own_stop_still_counts(worker):
     stop = threading.Event()
-    running = worker.generate(request(10**9, stop.is_set))
+    running = worker.submit(lambda engine: engine.generate(request(10**9, stop.is_set)))
     assert worker.ready.result(PATIENCE_S).generating.wait(PATIENCE_S)
     stop.set()
     assert running.result(PATIENCE_S).finish is FinishReason.STOPPED

@@ -74,8 +74,8 @@ class Engine(Protocol):
     def generate(self, request: GenerationRequest) -> Generation:
         """Answer one request, greedily.
 
-        Raises EngineOutOfMemory (the engine stays usable), EngineUnavailable after `close`,
-        EngineError for a request that the model can't take.
+        Raises EngineOutOfMemory (the engine stays usable), EngineUnavailable after `close` or when
+        the model fails, and a plain EngineError for a request that the model can't take.
         """
         ...
 
@@ -97,7 +97,7 @@ class EngineOutOfMemory(EngineError):
 
 
 class EngineUnavailable(EngineError):
-    """There is no engine: it is closed, or it could not be made."""
+    """There is no engine that works: it is closed, could not be made, or failed."""
 
 
 class EngineBusy(EngineError):

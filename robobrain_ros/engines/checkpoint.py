@@ -20,7 +20,7 @@ NANO = "nano"
 NANO_DIRECTORY = Path(__file__).resolve().parent.parent / "nano" / "model"
 HUB_TIMEOUT_S = 10.0
 
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_HUB_ID = re.compile(r"\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", re.ASCII)
 _HUB_FILES = re.compile(r"[^/]+\.(?:json|safetensors|jinja)|merges\.txt")
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -55,11 +55,11 @@ def find_checkpoint(model: str, progress: Progress) -> Path:
             )
         return NANO_DIRECTORY
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model and path.is_dir():
         return path
-    if path.exists():
+    if path.is_file():
         raise LoadError(f'"{model}" is a file: name the directory that holds the model.')
-    if not _HUB_ID.fullmatch(model):
+    if not _HUB_ID.fullmatch(model) or ".." in model or "--" in model:
         raise LoadError(
             f'There is no directory "{model}": name an existing one, a hub id such as '
             "BAAI/RoboBrain2.0-3B, or nano."
@@ -139,14 +139,20 @@ def _download(model: str, progress: Progress) -> Path:
             f"The hub knows no model {model}, or hides it: check the spelling, or set HF_TOKEN if "
             "it is private."
         ) from error
-    # The base class of the hub's own error is that of the HTTP library that it uses, which differs
-    # from version to version.
-    except (OSError, *HfHubHTTPError.__bases__) as error:
+    except _http_errors(HfHubHTTPError) as error:
         raise LoadError(
             f"Can't get {model} from the hub ({_first_line(error)}): check the network, or name a "
             "directory that holds the model."
         ) from error
     return Path(local).parent
+
+
+def _http_errors(hub_error: type[Exception]) -> tuple[type[Exception], ...]:
+    """What the hub client lets through: its own error derives from that of its HTTP library.
+
+    Which library that is differs from version to version.
+    """
+    return (OSError, *(base for base in hub_error.__bases__ if issubclass(base, Exception)))
 
 
 def _check_companions(directory: Path) -> None:

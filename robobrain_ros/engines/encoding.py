@@ -9,22 +9,16 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, Qwen2VLImageProcessorPil
 
 from robobrain_ros.coordinates import sent_size
 from robobrain_ros.engines.base import EngineError, GenerationRequest, LoadError
-
-try:
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
-        Qwen2VLImageProcessorPil as ImageProcessor,
-    )
-except ImportError:  # before transformers 5.3 the plain name was the PIL variant
-    from transformers import Qwen2VLImageProcessor as ImageProcessor
 
 _IMAGE_TOKEN = "<|image_pad|>"
 _CONTROL_TOKEN = re.compile(r"<\|[^<>|]*\|>")
@@ -51,7 +45,7 @@ class Encoder:
 
     def __init__(self, directory: Path, max_pixels: int) -> None:
         """Read them from `directory`; `max_pixels` caps the size of images, 0 keeps its own cap."""
-        self.tokenizer = AutoTokenizer.from_pretrained(
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
         self._template = self.tokenizer.chat_template or _template_beside(directory)
@@ -61,11 +55,14 @@ class Encoder:
             for token_id, token in self.tokenizer.added_tokens_decoder.items()
             if _CONTROL_TOKEN.fullmatch(token.content)
         }
-        self._images = ImageProcessor.from_pretrained(directory, local_files_only=True)
+        self._images: Any = Qwen2VLImageProcessorPil.from_pretrained(
+            directory, local_files_only=True
+        )
         self.factor = self._images.patch_size * self._images.merge_size
         size = self._images.size
         self.max_pixels = min(max_pixels or size["longest_edge"], size["longest_edge"])
-        self.min_pixels = min(size["shortest_edge"], self.max_pixels)
+        # Room below the cap, where it is lower than the checkpoint's own minimum.
+        self.min_pixels = min(size["shortest_edge"], self.max_pixels // 2)
         if self.max_pixels < self.factor**2:
             raise LoadError(
                 f"max_pixels is {max_pixels}, less than one token of this model: "

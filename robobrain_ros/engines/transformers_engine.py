@@ -64,8 +64,8 @@ def load_transformers_engine(
     except EngineError as error:
         engine.close()
         raise LoadError(
-            f"The model in {directory} was loaded but can't answer: {error} "
-            "If it is quantized, try it without."
+            f"The model in {directory} was loaded but can't answer (without quantization it may): "
+            f"{error}"
         ) from error
     return engine
 
@@ -77,7 +77,7 @@ class TransformersEngine:
         self, checkpoint: Checkpoint, placement: Placement, encoder: Encoder, model: PreTrainedModel
     ) -> None:
         self.family = checkpoint.family
-        self.memory_bytes = int(model.get_memory_footprint())
+        self.memory_bytes = _stored_bytes(model)
         self.description = (
             f"{checkpoint.directory.name} ({checkpoint.parameters / 1e6:.1f} M parameters, family "
             f"{self.family.name}), {placement}, {self.memory_bytes / 1e6:.1f} MB"
@@ -86,6 +86,7 @@ class TransformersEngine:
         self._device = placement.device
         self._model: PreTrainedModel | None = model
         self._end_ids = _end_ids(model, encoder)
+        self._max_tokens = int(model.config.text_config.max_position_embeddings)
 
     def warm_up(self) -> None:
         """Answer a grey image with two tokens: what can't run fails now. Raises EngineError."""
@@ -100,7 +101,10 @@ class TransformersEngine:
                 return self._generate(request)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
-                raise EngineError(f"The model failed ({first_line(error)}).") from error
+                raise EngineUnavailable(
+                    f"The model failed ({first_line(error)}): ask again, and configure the node "
+                    "again if that does not help."
+                ) from error
         # Outside the handler: until it ends, the error's frames hold the tensors to be freed.
         free_caches()
         raise EngineOutOfMemory(
@@ -119,6 +123,7 @@ class TransformersEngine:
             raise EngineUnavailable("The model has been unloaded: configure the node again.")
         started = time.monotonic()
         inputs = self._encoder.encode(request)
+        self._check_length(inputs, request)
         positions, next_position = _positions(model, inputs)
         encoded = time.monotonic()
         tokens: list[int] = []
@@ -140,6 +145,15 @@ class TransformersEngine:
             prefill_s=prefilled - encoded,
             decode_s=time.monotonic() - prefilled,
         )
+
+    def _check_length(self, inputs: Encoded, request: GenerationRequest) -> None:
+        tokens_in = inputs.input_ids.shape[1]
+        if tokens_in + request.max_new_tokens > self._max_tokens:
+            raise EngineError(
+                f"The request is {tokens_in} tokens long and asks for up to "
+                f"{request.max_new_tokens} more, and the model can hold {self._max_tokens}: "
+                "shorten the text, lower max_pixels or max_new_tokens."
+            )
 
     def _prefill(
         self,
@@ -205,6 +219,14 @@ def _positions(model: PreTrainedModel, inputs: Encoded) -> tuple[torch.Tensor, i
         image_grid_thw=inputs.image_grid_thw,
     )
     return positions, inputs.input_ids.shape[1] + int(offset)
+
+
+def _stored_bytes(model: PreTrainedModel) -> int:
+    """Bytes of parameters and buffers, with the block scales that nf4 keeps beside its weights."""
+    tensors = [*model.parameters(), *model.buffers()]
+    states = [getattr(parameter, "quant_state", None) for parameter in model.parameters()]
+    tensors += [state.absmax for state in states if state is not None]
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def _end_ids(model: PreTrainedModel, encoder: Encoder) -> frozenset[int]:

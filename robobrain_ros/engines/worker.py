@@ -42,6 +42,23 @@ class _Job(Generic[Result]):
             self.future.set_result(result)
 
 
+class _StoppableEngine:
+    """The engine as calls see it: generations also end when the worker closes."""
+
+    def __init__(self, engine: Engine, closing: threading.Event) -> None:
+        self.family = engine.family
+        self.description = engine.description
+        self.memory_bytes = engine.memory_bytes
+        self.close = engine.close
+        self._engine = engine
+        self._closing = closing
+
+    def generate(self, request: GenerationRequest) -> Generation:
+        return self._engine.generate(
+            replace(request, stop=lambda: self._closing.is_set() or request.stop())
+        )
+
+
 class EngineWorker:
     """Owns one engine and the one thread that touches it (CUDA contexts stay on one thread).
 
@@ -90,16 +107,8 @@ class EngineWorker:
             self._changed.notify()
         return job.future
 
-    def generate(self, request: GenerationRequest) -> "Future[Generation]":
-        """Queue a generation that also ends when the worker closes."""
-        return self.submit(lambda engine: engine.generate(self.stopping(request)))
-
-    def stopping(self, request: GenerationRequest) -> GenerationRequest:
-        """The request with a `stop` that is also True once the worker closes."""
-        return replace(request, stop=lambda: self._closing.is_set() or request.stop())
-
     def close(self, timeout: float | None = None) -> bool:
-        """Stop after the current token, cancel what waits, free the engine, end the thread.
+        """End the generation at its next token, cancel what waits, free the engine, end the thread.
 
         Waits at most `timeout` seconds (None = for ever) and returns whether the thread has ended;
         it ends later otherwise (an engine that is being made can't be interrupted). May be called
@@ -119,8 +128,9 @@ class EngineWorker:
         engine = self._made()
         if engine is None:
             return
+        stoppable = _StoppableEngine(engine, self._closing)
         while (job := self._next()) is not None:
-            job.run(engine, self._idle)
+            job.run(stoppable, self._idle)
             del job  # while waiting for the next one, keep nothing of the last
         engine.close()
 
