@@ -25,12 +25,14 @@ PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install
 # Of pip's output: what it downloads and what went wrong.
 PIP_OUTPUT := | sed -u -n -E 's/^ *(Downloading|Installing|ERROR|error)/    \1/p'
 
-PACKAGES := . $(patsubst %/package.xml,%,$(wildcard ros_pypi/*/package.xml))
+PACKAGES := $(patsubst %/package.xml,%,$(wildcard ros_pypi/*/package.xml))
 BUILD_INPUTS := CMakeLists.txt package.xml setup.py cmake/write_executables.py \
   $(wildcard msg/* srv/* action/*) $(shell find ros_pypi -mindepth 2 -type f -not -path '*/__pycache__/*')
 # These are symlinked into install/: an edit takes effect at once, only a new or removed file needs a build.
 LINKED := $(shell find robobrain_ros config $(wildcard launch rviz) -type f -not -path '*/__pycache__/*' | sort)
-MYPY_TARGETS := $(wildcard $(addprefix robobrain_ros/,tasks.py families.py coordinates.py tf_projection.py engines))
+# The modules without ROS, whose message types mypy would not know.
+TYPED := $(addprefix robobrain_ros/,tasks.py families.py coordinates.py depth.py segmentation.py \
+  surfaces.py transforms.py tf_projection.py pipeline.py errors.py drawing.py engines)
 
 # A ROS 2 shell of its own: nothing outside this machine is seen, and no other run on it either.
 ROS := . $(VENV)/bin/activate && . install/setup.bash && \
@@ -52,7 +54,7 @@ test: $(BUILT) ## all tests
 lint: $(DONE)/libraries ## linter, formatter (check only), types
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
-	@$(VENV)/bin/mypy $(MYPY_TARGETS)
+	@$(VENV)/bin/mypy $(TYPED)
 
 # As environment variables, so that no shell reads the user's text.
 demo: export DEMO_IMAGE := $(value IMAGE)
@@ -64,13 +66,14 @@ demo: $(BUILT) ## five questions about a simulated table, or IMAGE=photo.jpg QUE
 	python -m robobrain_ros.sim.demo "$${options[@]}" $(ARGS)
 
 nano: $(DONE)/graphics ## render data for the nano model and train it
-	@. $(VENV)/bin/activate && python -m robobrain_ros.nano.train $(ARGS)
+	@. $(VENV)/bin/activate && python -m robobrain_ros.nano.dataset && \
+	python -m robobrain_ros.nano.train $(ARGS)
 
 nano-eval: $(DONE)/graphics ## accuracy of the nano model on unseen scenes
 	@. $(VENV)/bin/activate && python -m robobrain_ros.nano.evaluate $(ARGS)
 
-clean: ## remove what build made; .venv stays
-	rm -rf build install log
+clean: ## remove what build made; .venv and the nano model's data stay
+	rm -rf $(BUILT) build/files.txt $(addprefix build/,robobrain_ros $(notdir $(PACKAGES))) install log
 
 $(DONE)/venv:
 	@echo "[1/5] virtual environment $(VENV)"
@@ -118,7 +121,7 @@ build/files.txt: FORCE
 	@printf '%s\n' $(LINKED) | cmp -s - $@ || printf '%s\n' $(LINKED) > $@
 
 $(BUILT): $(DONE)/graphics $(BUILD_INPUTS) build/files.txt
-	@. $(VENV)/bin/activate && MAKEFLAGS=-j$(JOBS) colcon build --symlink-install --paths $(PACKAGES) \
+	@. $(VENV)/bin/activate && MAKEFLAGS=-j$(JOBS) colcon build --symlink-install --paths . $(PACKAGES) \
 	  --event-handlers status- desktop_notification- \
 	  --cmake-args -DBUILD_TESTING=OFF -DPython3_EXECUTABLE=$(VENV_PYTHON)
 	@touch $@

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Python metadata. The version comes from package.xml; CMakeLists.txt takes the executables from here."""
+"""Python metadata: the version is package.xml's, and CMake reads its executables here."""
 
 from pathlib import Path
 from xml.etree import ElementTree

@@ -7,10 +7,12 @@ Run by CMakeLists.txt, so that `ros2 run` and `pip install` start the same funct
 import sys
 from pathlib import Path
 
-import setuptools  # noqa: F401  provides distutils where Python has none (3.12)
+import setuptools  # noqa: F401  provides distutils, which Python 3.12 lacks
+
+# isort: split
 from distutils.core import run_setup
 
-# env: the interpreter of the active virtual environment, which need not be the one that built the package.
+# env: the interpreter of the active virtual environment, not the one that built the package.
 EXECUTABLE = """#!/usr/bin/env python3
 import sys
 

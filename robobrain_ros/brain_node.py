@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -12,8 +13,10 @@ from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import Executor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
@@ -30,7 +33,6 @@ from robobrain_ros.spinning import SpinThread, until_signalled
 from robobrain_ros.tf_projection import TransformLookup
 from robobrain_ros.waiting import Waiting
 
-_GIB = 2**30
 _UNLOAD_S = 60.0
 
 
@@ -40,7 +42,7 @@ def _caught(transition: Callable) -> Callable:
     def guarded(self: BrainNode, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             return transition(self, state)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             self.get_logger().error(f"{transition.__name__} failed: {error!r}")
             return TransitionCallbackReturn.FAILURE
 
@@ -63,8 +65,8 @@ class BrainNode(LifecycleNode):
         self._engine: Engine | None = None
         self._tf: TransformListener | None = None
         self._changing = False
-        parameters.declare(self)
         self.add_on_set_parameters_callback(self._on_parameters)
+        parameters.declare(self)
         self._requests = RequestServer(self, self._waiting)
         self._make_change_state_awaitable()
         if self.get_parameter("autostart").value:
@@ -135,7 +137,7 @@ class BrainNode(LifecycleNode):
             if _wants(request, Transition.TRANSITION_CONFIGURE, "configure"):
                 await self._load()
             response = self._rclpy_change_state(request, response)
-        except rclpy.exceptions.RCLError as error:  # raised for a transition not possible now
+        except RuntimeError as error:  # rclpy's RCLError: the transition is not possible now
             self.get_logger().warning(f"Refused the transition {request.transition}: {error}")
             response.success = False
         finally:
@@ -179,12 +181,12 @@ class BrainNode(LifecycleNode):
             self._engine = await self._waiting.result(self._worker.ready)
         except EngineError as error:
             self.get_logger().error(f"Can't load the model: {error}")
-        except Exception as error:  # whatever a checkpoint makes the libraries raise
+        # Whatever else a checkpoint makes the libraries raise.
+        except Exception as error:  # noqa: BLE001
             self.get_logger().error(f"Can't load the model: {error!r}")
         else:
             self.get_logger().info(
-                f"Loaded {self._engine.description} in {time.monotonic() - started:.1f} s, "
-                f"{self._engine.memory_bytes / _GIB:.2f} GiB."
+                f"Loaded {self._engine.description}, in {time.monotonic() - started:.1f} s."
             )
 
     async def _unload(self) -> None:
@@ -218,10 +220,20 @@ def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; returns the exit status."""
     stop = until_signalled()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    failed = []
+    try:
+        return _run(stop)
+    except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+        get_logger("robobrain").fatal(f"Can't start: {error}")
+        return 1
+    finally:
+        rclpy.shutdown()
+
+
+def _run(stop: threading.Event) -> int:
+    failed = threading.Event()
 
     def on_failure() -> None:
-        failed.append(True)
+        failed.set()
         stop.set()
 
     camera_thread = SpinThread("robobrain_cameras", on_failure)
@@ -243,8 +255,7 @@ def main(args: list[str] | None = None) -> int:
         brain.close()
         brain.destroy_node()
         cameras.destroy_node()
-        rclpy.shutdown()
-    return 1 if failed else 0
+    return int(failed.is_set())
 
 
 if __name__ == "__main__":

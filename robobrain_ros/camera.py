@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Camera topics in, stamp-matched snapshots out. Frames are kept as they came and never converted."""
+"""Camera topics in, stamp-matched snapshots out; frames are kept as they came."""
 
 from __future__ import annotations
 

@@ -12,11 +12,16 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.client import Client
 
-from robobrain_ros.services import SERVICES
 from robobrain_ros.spinning import SpinThread
 from robobrain_ros.srv import Ask, GetAffordance, GroundObject, PointTo, PredictTrajectory
 
-_NAMES = {service: name for name, service, _, _ in SERVICES}
+_NAMES = {
+    PointTo: "point_to",
+    GetAffordance: "get_affordance",
+    PredictTrajectory: "predict_trajectory",
+    GroundObject: "ground_object",
+    Ask: "ask",
+}
 
 
 class NoAnswer(Exception):
@@ -66,7 +71,7 @@ class BrainClient:
         return self.send(Ask.Request(query=query, **fields))
 
     def send(self, request: Any, timeout_s: float = 60.0) -> Any:
-        """Send a request of any of the node's services; raises NoAnswer after `timeout_s` seconds."""
+        """Send a request of any of the node's services; raises NoAnswer in the end."""
         service = next(service for service in _NAMES if isinstance(request, service.Request))
         return self.call(service, f"{self._brain}/{_NAMES[service]}", request, timeout_s)
 

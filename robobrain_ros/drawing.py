@@ -17,7 +17,7 @@ _BLACK = (0, 0, 0)
 
 
 def draw(rgb: NDArray[np.uint8], result: Result, words: str) -> NDArray[np.uint8]:
-    """Return a copy of `rgb` (H, W, 3) with the answer's points, path, boxes and the words on it."""
+    """Return a copy of `rgb` (H, W, 3) with the answer and the words on it."""
     image = rgb.copy()
     scale = max(1.0, min(image.shape[:2]) / 480)
     pixels = [point.pixel for point in result.points]
@@ -53,5 +53,12 @@ def _label(image: NDArray[np.uint8], text: str, at: tuple[float, float], scale: 
     for color, width in ((_BLACK, 3), (_WHITE, 1)):
         thickness = max(1, round(width * scale))
         cv2.putText(
-            image, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.5 * scale, color, thickness, cv2.LINE_AA
+            image,
+            text,
+            origin,
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.5 * scale,
+            color,
+            thickness,
+            cv2.LINE_AA,
         )

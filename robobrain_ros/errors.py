@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class ErrorCode(IntEnum):
-    """The constants of `msg/ErrorCode.msg`, for the modules that know no ROS (a test compares them)."""
+    """The constants of `msg/ErrorCode.msg`, for the modules that know no ROS."""
 
     NONE = 0
     NOT_ACTIVE = 1

@@ -55,7 +55,8 @@ def rgb_from(message: Image) -> NDArray[np.uint8]:
         raise BrainError(
             ErrorCode.BAD_REQUEST,
             f"The image ({message.width}x{message.height}, encoding '{message.encoding}', "
-            f"{len(message.data)} bytes) can't be decoded: {error}. Send rgb8, bgr8, rgba8 or mono8.",
+            f"{len(message.data)} bytes) can't be decoded: {error}. "
+            "Send rgb8, bgr8, rgba8 or mono8.",
         ) from error
 
 
@@ -104,8 +105,11 @@ def lifted_region(region: LiftedRegion, header: Header) -> LiftedRegionMsg:
     return message
 
 
-def _fill_quality(message: LiftedPointMsg | LiftedRegionMsg, lifted: Lifted, header: Header) -> None:
+def _fill_quality(
+    message: LiftedPointMsg | LiftedRegionMsg, lifted: Lifted, header: Header
+) -> None:
     message.status = int(lifted.status)
+    message.has_normal = bool(lifted.has_normal)
     message.pose = PoseStamped(header=header, pose=pose_of(lifted))
     message.depth = float(lifted.depth)
     message.valid_fraction = float(lifted.valid_fraction)

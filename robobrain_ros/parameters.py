@@ -127,9 +127,7 @@ SPECS = (
         "Seconds to wait for the transform at the image's stamp.",
         range=(0.0, 10.0),
     ),
-    Spec(
-        "min_depth", 0.1, "Depth nearer than this is OUT_OF_RANGE, metres.", range=(0.0, 100.0)
-    ),
+    Spec("min_depth", 0.1, "Depth nearer than this is OUT_OF_RANGE, metres.", range=(0.0, 100.0)),
     Spec(
         "max_depth", 10.0, "Depth farther than this is OUT_OF_RANGE, metres.", range=(0.0, 1000.0)
     ),

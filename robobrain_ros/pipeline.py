@@ -109,7 +109,11 @@ class StopSignal:
 
 
 def infer(
-    engine: Engine, query: Query, view: Callable[[], View], lifting: LiftParameters, stop: StopSignal
+    engine: Engine,
+    query: Query,
+    view: Callable[[], View],
+    lifting: LiftParameters,
+    stop: StopSignal,
 ) -> tuple[Result, View]:
     """Answer one query about one view; return both.
 
@@ -133,7 +137,9 @@ def infer(
         stop.check()
     answer = parse_answer(query.kind, generation.text, engine.family, opening)
     started = time.monotonic()
-    points, regions = _lift(_in_camera_pixels(answer, query, engine, generation, seen), seen, lifting)
+    points, regions = _lift(
+        _in_camera_pixels(answer, query, engine, generation, seen), seen, lifting
+    )
     return Result(answer, generation, points, regions, time.monotonic() - started), seen
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -102,7 +103,8 @@ class RequestServer:
         started = time.monotonic()
         try:
             await self._answer(kind, getattr(request, text_field), request, response, started)
-        except Exception as error:  # an exception that leaves a callback ends rclpy's executor
+        # An exception that leaves a callback ends rclpy's executor.
+        except Exception as error:  # noqa: BLE001
             failure = as_brain_error(error)
             if failure is None:
                 self._node.get_logger().error(traceback.format_exc())
@@ -122,11 +124,7 @@ class RequestServer:
     ) -> None:
         session = self.session
         if session is None:
-            raise BrainError(
-                ErrorCode.NOT_ACTIVE,
-                "The node is not active: configure and activate it "
-                "(ros2 lifecycle set /robobrain configure, then activate).",
-            )
+            raise _not_active()
         query = self._query(kind, text, request, session)
         stop = StopSignal(started + self._timeout(request))
         session.stops.add(stop)
@@ -139,6 +137,10 @@ class RequestServer:
                 lambda engine: self._infer(engine, query, snapshot, transform, stop)
             )
             result, picture = await self._waiting.result(job)
+        except CancelledError:  # the node was cleaned up while the request was queued
+            stop.set(_not_active())
+            stop.check()
+            raise
         finally:
             session.stops.discard(stop)
         fill(response, kind, result, Header(stamp=snapshot.color.header.stamp, frame_id=frame))
@@ -291,6 +293,14 @@ def as_brain_error(error: Exception) -> BrainError | None:
         if isinstance(error, kind):
             return BrainError(code, str(error))
     return None
+
+
+def _not_active() -> BrainError:
+    return BrainError(
+        ErrorCode.NOT_ACTIVE,
+        "The node is not active: configure and activate it "
+        "(ros2 lifecycle set /robobrain configure, then activate).",
+    )
 
 
 def _bad(sentence: str) -> BrainError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An rclpy executor on a thread of its own that ends when told to, and a process that ends on signals."""
+"""An rclpy executor on a thread that ends when told to, and a process that ends on signals."""
 
 from __future__ import annotations
 
@@ -42,8 +42,11 @@ class SpinThread:
         try:
             while not self._stopping.is_set():
                 self.executor.spin_once()
-        except Exception as error:  # the thread's last frame: nobody else would hear of it
-            get_logger(self._name).fatal(f"Executor thread ended by {type(error).__name__}: {error}")
+        # The thread's last frame: nobody else would hear of it.
+        except Exception as error:  # noqa: BLE001
+            get_logger(self._name).fatal(
+                f"Executor thread ended by {type(error).__name__}: {error}"
+            )
             self._on_failure()
 
 

@@ -34,30 +34,37 @@ class Waiting:
         self._clock = Clock(clock_type=ClockType.STEADY_TIME)
 
     async def result(self, job: concurrent.futures.Future[T]) -> T:
-        """Return the job's result, or raise its exception (CancelledError when it was cancelled)."""
+        """Return the job's result, or raise its exception (CancelledError if cancelled)."""
         done = Future()
         job.add_done_callback(lambda _: self._executor.create_task(done.set_result, None))
         await done
         return job.result()
 
     async def until(self, ready: Callable[[], T | None], timeout_s: float) -> T | None:
-        """Return the first value of `ready()` that isn't None, or None after `timeout_s` seconds."""
+        """Return the first value of `ready()` that isn't None, or None in the end."""
         value = ready()
+        if value is not None:
+            return value
         deadline = time.monotonic() + timeout_s
-        while value is None and time.monotonic() < deadline:
-            await self._tick()
-            value = ready()
-        return value
-
-    async def _tick(self) -> None:
-        tick = Future()
+        ticker = _Ticker()
         timer = self._node.create_timer(
-            self._period_s,
-            lambda: tick.set_result(None),
-            callback_group=self._group,
-            clock=self._clock,
+            self._period_s, ticker.fire, callback_group=self._group, clock=self._clock
         )
         try:
-            await tick
+            while value is None and time.monotonic() < deadline:
+                await ticker.next
+                value = ready()
         finally:
             self._node.destroy_timer(timer)
+        return value
+
+
+class _Ticker:
+    """`next` is done when `fire` is called next."""
+
+    def __init__(self) -> None:
+        self.next = Future()
+
+    def fire(self) -> None:
+        fired, self.next = self.next, Future()
+        fired.set_result(None)

@@ -17,9 +17,7 @@ BUILD_PYTHON = r"/opt/python/cp3\d+-cp3\d+t?"
 
 def main() -> None:
     if sys.prefix == sys.base_prefix:
-        sys.exit(
-            "Run this with the Python of a virtual environment: it changes files of that environment."
-        )
+        sys.exit("Run this with the Python of a virtual environment: it changes that environment.")
     replacements = {
         BUILD_PYTHON + r"/include/python3\.\d+t?": sysconfig.get_paths()["include"],
         BUILD_PYTHON

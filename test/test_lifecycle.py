@@ -7,23 +7,15 @@ import signal
 import threading
 
 import pytest
+from lifecycle_msgs.msg import Transition
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
 
-pytest.importorskip("rclpy", reason="needs a ROS 2 shell: run `make test`")
-pytest.importorskip("robobrain_ros.srv", reason="needs a ROS 2 shell: run `make test`")
-
-from lifecycle_msgs.msg import Transition  # noqa: E402
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue  # noqa: E402
-from rcl_interfaces.srv import SetParameters  # noqa: E402
-
-from robobrain_ros.client import BrainClient  # noqa: E402
-from robobrain_ros.errors import ErrorCode  # noqa: E402
-from robobrain_ros.sim.processes import NodeProcess  # noqa: E402
+from robobrain_ros.client import BrainClient
+from robobrain_ros.errors import ErrorCode
+from robobrain_ros.sim.processes import NodeProcess
 
 NODE = "robobrain_ros.brain_node"
-
-
-def start(stack_of, parameters=None, remaps=(), output=None):
-    return stack_of(NodeProcess(NODE, parameters, remaps, output))
 
 
 @pytest.fixture
@@ -153,3 +145,16 @@ def test_shutdown_transition_ends_the_session(client):
         assert client.transition(Transition.TRANSITION_ACTIVE_SHUTDOWN)
         assert client.state() == "finalized"
         assert client.point_to("the red can").error_code == ErrorCode.NOT_ACTIVE
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("quantization", "int3"), ("request_timeout", -1.0), ("model", 7), ("cameras", [""])],
+)
+def test_a_bad_parameter_ends_the_start_with_a_sentence(ros, name, value, log_file):
+    with NodeProcess(NODE, {name: value}, output=log_file) as node:
+        assert node.process.wait(60) == 1
+    log_file.seek(0)
+    log = log_file.read().decode()
+    assert "Can't start" in log and name in log
+    assert "Traceback" not in log

@@ -8,23 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Duration, Time
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import DescribeParameters, SetParameters
+from sensor_msgs.msg import Image
 
-pytest.importorskip("rclpy", reason="needs a ROS 2 shell: run `make test`")
-pytest.importorskip("robobrain_ros.srv", reason="needs a ROS 2 shell: run `make test`")
-
-from builtin_interfaces.msg import Duration, Time  # noqa: E402
-from cameras import color_message  # noqa: E402
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue  # noqa: E402
-from rcl_interfaces.srv import DescribeParameters, SetParameters  # noqa: E402
-from sensor_msgs.msg import Image  # noqa: E402
-
-from robobrain_ros.client import BrainClient  # noqa: E402
-from robobrain_ros.errors import ErrorCode  # noqa: E402
-from robobrain_ros.msg import ErrorCode as ErrorCodeMsg  # noqa: E402
-from robobrain_ros.msg import LiftedPoint  # noqa: E402
-from robobrain_ros.sim.processes import NodeProcess  # noqa: E402
-from robobrain_ros.sim.truth import iou  # noqa: E402
-from robobrain_ros.srv import (  # noqa: E402
+from robobrain_ros.client import BrainClient
+from robobrain_ros.errors import ErrorCode
+from robobrain_ros.msg import ErrorCode as ErrorCodeMsg
+from robobrain_ros.msg import LiftedPoint
+from robobrain_ros.sim.camera_node import color_image
+from robobrain_ros.sim.processes import NodeProcess
+from robobrain_ros.sim.truth import iou
+from robobrain_ros.srv import (
     Ask,
     GetAffordance,
     GroundObject,
@@ -32,7 +28,19 @@ from robobrain_ros.srv import (  # noqa: E402
     PredictTrajectory,
 )
 
-CAMERAS = ("camera", "bgr8", "rgba8", "mono8", "mm", "small", "flat", "late", "old", "noinfo", "notf")
+CAMERAS = (
+    "camera",
+    "bgr8",
+    "rgba8",
+    "mono8",
+    "mm",
+    "small",
+    "flat",
+    "late",
+    "old",
+    "noinfo",
+    "notf",
+)
 REQUESTS = (
     PointTo.Request(query="the red can"),
     GetAffordance.Request(task="pick up the red can"),
@@ -113,7 +121,9 @@ def test_ground_object_gives_box_and_surface_centre(brain, camera):
     assert camera.truth.distance_mm(camera.name, (at.x, at.y, at.z)) <= 15
     surface = camera.truth.surface(camera.name)
     middle = region.box3d.center.position
-    assert np.all(np.abs((surface.min(0) + surface.max(0)) / 2 - [middle.x, middle.y, middle.z]) < 0.03)
+    np.testing.assert_allclose(
+        [middle.x, middle.y, middle.z], (surface.min(0) + surface.max(0)) / 2, atol=0.03
+    )
 
 
 def test_get_affordance_gives_a_region_on_the_object(brain, camera):
@@ -159,7 +169,7 @@ def test_depth_in_millimetres(brain, still_cameras, scene):
 
 
 def test_depth_of_another_size_than_colour(brain, still_cameras, scene):
-    with still_cameras.publishing("small", scene, depth_every=2):
+    with still_cameras.publishing("small", scene, depth_scale=0.5):
         assert_on_object(point(brain, scene, "small", target_frame="table"), scene)
 
 
@@ -167,7 +177,8 @@ def test_without_depth_camera_pixels_still_are_an_answer(brain, still_cameras, s
     with still_cameras.publishing("flat", scene, depth_encoding=None):
         response = point(brain, scene, "flat", target_frame="table")
     assert response.success, response.error_msg
-    assert scene.truth.contains(scene.name, (response.points[0].pixel.x, response.points[0].pixel.y))
+    pixel = response.points[0].pixel
+    assert scene.truth.contains(scene.name, (pixel.x, pixel.y))
     assert response.points[0].status == LiftedPoint.NO_DEPTH_CAMERA
 
 
@@ -191,9 +202,10 @@ def test_missing_transform_to_the_default_frame_leaves_pixels(brain, still_camer
 
 
 def test_image_in_the_request_is_used_and_gives_no_3d(brain, scene):
-    response = point(brain, scene, image=color_message(scene.truth.frame.rgb))
+    response = point(brain, scene, image=color_image(scene.truth.frame.rgb, "rgb8"))
     assert response.success, response.error_msg
-    assert scene.truth.contains(scene.name, (response.points[0].pixel.x, response.points[0].pixel.y))
+    pixel = response.points[0].pixel
+    assert scene.truth.contains(scene.name, (pixel.x, pixel.y))
     assert response.points[0].status == LiftedPoint.NO_DEPTH_CAMERA
 
 
@@ -247,7 +259,7 @@ def test_bad_requests(brain, request_):
     assert_failed(refused(timeout=Duration(sec=-1)), ErrorCode.BAD_REQUEST)
     broken = Image(width=64, height=48, encoding="rgb8", step=192)
     assert_failed(refused(image=broken), ErrorCode.BAD_REQUEST)
-    unknown = color_message(np.zeros((48, 64, 3), np.uint8))
+    unknown = color_image(np.zeros((48, 64, 3), np.uint8), "rgb8")
     unknown.encoding = "klingon8"
     assert_failed(refused(image=unknown), ErrorCode.BAD_REQUEST)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration of the shipped model: Qwen2.5-VL's architecture at about four million parameters."""
+"""Configuration of the shipped model: Qwen2.5-VL's architecture with four million parameters."""
 
 from __future__ import annotations
 
@@ -89,15 +89,13 @@ def build_config(
 
 def build_image_processor() -> Qwen2VLImageProcessorPil:
     """Qwen's image processor, limited to about 336x252 pixels; needs no torchvision."""
-    return Qwen2VLImageProcessorPil(
-        size={"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
-    )
+    return Qwen2VLImageProcessorPil(size={"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS})
 
 
 def save_checkpoint(
     model: Qwen2_5_VLForConditionalGeneration, tokenizer: Qwen2TokenizerFast, directory: Path
 ) -> None:
-    """Write weights (fp16 safetensors), tokenizer, image processor and configs, Hugging Face layout."""
+    """Write weights (fp16), tokenizer, image processor and configs in Hugging Face's layout."""
     copy = Qwen2_5_VLForConditionalGeneration(model.config)
     copy.load_state_dict(model.state_dict())
     generation = copy.generation_config

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +41,8 @@ _MIN_TOKEN_COVER = 20
 _REFRESH_BATCHES = 50
 _MAX_LABELS = 16
 _TOKEN_OF_PIXEL = (
-    np.arange(SENT_HEIGHT)[:, None] // TOKEN_PIXELS * COLUMNS + np.arange(SENT_WIDTH) // TOKEN_PIXELS
+    np.arange(SENT_HEIGHT)[:, None] // TOKEN_PIXELS * COLUMNS
+    + np.arange(SENT_WIDTH) // TOKEN_PIXELS
 )
 
 
@@ -68,7 +68,7 @@ class Layout:
         self.pad = tokenizer.pad_token_id
         self.end = tokenizer.convert_tokens_to_ids("<|im_end|>")
         self.prefix_positions, self.next_position = self._positions()
-        self.prompt = lru_cache(maxsize=100_000)(self._prompt)
+        self._prompts: dict[str, tuple[int, ...]] = {}
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, no special tokens added."""
@@ -78,8 +78,12 @@ class Layout:
         """Text of token ids (N,), without special tokens."""
         return self._tokenizer.decode(ids, skip_special_tokens=True)
 
-    def _prompt(self, text: str) -> tuple[int, ...]:
-        return tuple(self.encode(f"{text}<|im_end|>\n<|im_start|>assistant\n"))
+    def prompt(self, text: str) -> tuple[int, ...]:
+        """Token ids from a prompt, after the image, to the start of the answer."""
+        if text not in self._prompts:
+            turn = f"{text}<|im_end|>\n<|im_start|>assistant\n"
+            self._prompts[text] = tuple(self.encode(turn))
+        return self._prompts[text]
 
     def _positions(self) -> tuple[NDArray[np.int64], int]:
         # Qwen2.5-VL: an image token's row and column count from the image's start; the text
@@ -166,7 +170,9 @@ class TrainingBatches(IterableDataset):
                 for _ in range(self._batch_size)
             ]
             yield {
-                key: torch.from_numpy(np.stack([s[key] for s in samples], 1 if key == "positions" else 0))
+                key: torch.from_numpy(
+                    np.stack([s[key] for s in samples], 1 if key == "positions" else 0)
+                )
                 for key in samples[0]
             }
 
@@ -176,7 +182,11 @@ class TrainingBatches(IterableDataset):
         labels = np.full(length, IGNORED, np.int64)
         segment = np.full(length, -1, np.int64)
         positions = np.zeros((3, length), np.int64)
-        ids[:start], segment[:start], positions[:, :start] = layout.prefix, 0, layout.prefix_positions
+        ids[:start], segment[:start], positions[:, :start] = (
+            layout.prefix,
+            0,
+            layout.prefix_positions,
+        )
         for number, (prompt, answer) in enumerate(self._questions(view, rng, length - start), 1):
             stop = start + len(prompt) + len(answer)
             ids[start:stop] = [*prompt, *answer]

@@ -154,9 +154,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     shards = [
         (f"validation_{first:06d}", first)
-        for first in range(
-            VALIDATION_SEED, VALIDATION_SEED + options.validation, SHARD_SCENES
-        )
+        for first in range(VALIDATION_SEED, VALIDATION_SEED + options.validation, SHARD_SCENES)
     ]
     shards += [(f"train_{first:06d}", first) for first in range(0, options.scenes, SHARD_SCENES)]
     context = multiprocessing.get_context("spawn")

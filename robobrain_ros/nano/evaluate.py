@@ -4,8 +4,8 @@
     python -m robobrain_ros.nano.evaluate --scenes 100
 
 Scenes are of seeds that training never uses, 640x480 with the arm in view. Every object that
-`views.visible_labels` lets training ask about is asked for: a point, a box, an affordance and,
-where the gripper is in view, a trajectory. The last line is machine-readable.
+`views.visible_labels` lets training ask about is asked for, as a point and as a box; two objects
+of each scene also in the smaller tasks. The last line is machine-readable.
 """
 
 from __future__ import annotations
@@ -14,40 +14,46 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from robobrain_ros.coordinates import boxes_to_image_pixels, to_image_pixels
 from robobrain_ros.engines import create_engine
-from robobrain_ros.engines.base import Engine, GenerationRequest
+from robobrain_ros.engines.base import Engine, Generation, GenerationRequest
 from robobrain_ros.families import Think
 from robobrain_ros.nano.dataset import Scene, describe
-from robobrain_ros.nano.views import mask_box, visible_labels
 from robobrain_ros.nano.validation import box_iou
+from robobrain_ros.nano.views import mask_box, visible_labels
 from robobrain_ros.sim.tabletop import Tabletop
-from robobrain_ros.tasks import AnswerError, TaskKind, build_prompt, parse_answer
+from robobrain_ros.tasks import Answer, AnswerError, TaskKind, build_prompt, parse_answer
 
 FIRST_SEED = 1_000_000
 WIDTH, HEIGHT = 640, 480
-MAX_NEW_TOKENS = 128
+_MAX_NEW_TOKENS = 128
+_SECONDARY_OBJECTS = 2
+_FIGURES = {
+    TaskKind.POINT: "point in the mask",
+    TaskKind.GROUNDING: "box IoU",
+    TaskKind.AFFORDANCE: "box IoU",
+    TaskKind.TRAJECTORY: "end in the mask",
+    TaskKind.ASK: "right answer",
+}
 
 
 @dataclass(frozen=True)
 class Question:
-    """A request about a scene. `label` is the object's, 0 when the answer is `text`."""
+    """A request; `label` is the object meant, or 0 when the right answer is `text`."""
 
-    scene: Scene
     kind: TaskKind
-    prompt: str
-    label: int
+    request: str
+    label: int = 0
     text: str = ""
 
 
-def evaluation_scenes(count: int, first_seed: int) -> Iterator[Scene]:
-    """`count` scenes with the arm shown, rendered at 640x480."""
+def evaluation_scenes(count: int, first_seed: int = FIRST_SEED) -> Iterator[Scene]:
+    """`count` scenes with the arm shown, rendered at 640x480, from consecutive seeds."""
     tabletop = Tabletop(WIDTH, HEIGHT)
     try:
         seed = first_seed
@@ -62,30 +68,96 @@ def evaluation_scenes(count: int, first_seed: int) -> Iterator[Scene]:
         tabletop.close()
 
 
-def questions_about(scene: Scene) -> Iterator[tuple[TaskKind, str, int, str]]:
-    """Kind, text, label of the object meant (0 for none), and the right answer of a question."""
+def questions_about(scene: Scene) -> Iterator[Question]:
+    """Every question that the evaluation asks about a scene."""
     objects = scene.info.objects
     labels, partly = visible_labels(scene.labels, len(objects))
     for label in labels:
         name = objects[label - 1].name
-        yield TaskKind.POINT, f"Point to the {name}", label, ""
-        yield TaskKind.GROUNDING, f"the {name}", label, ""
-    for label in labels[:2]:
+        yield Question(TaskKind.POINT, f"Point to the {name}", label)
+        yield Question(TaskKind.GROUNDING, f"the {name}", label)
+    for label in labels[:_SECONDARY_OBJECTS]:
         name = objects[label - 1].name
-        yield TaskKind.AFFORDANCE, f"pick up the {name}", label, ""
+        yield Question(TaskKind.AFFORDANCE, f"pick up the {name}", label)
         if scene.info.gripper is not None:
-            yield TaskKind.TRAJECTORY, f"move the gripper to the {name}", label, ""
-        yield TaskKind.ASK, f"Is there a {name} on the table?", 0, "Yes"
+            yield Question(TaskKind.TRAJECTORY, f"move the gripper to the {name}", label)
+        yield Question(TaskKind.ASK, f"Is there a {name} on the table?", text="Yes")
     if not partly:
-        yield TaskKind.ASK, "How many objects are on the table?", 0, str(len(labels))
+        yield Question(TaskKind.ASK, "How many objects are on the table?", text=str(len(labels)))
 
 
-def score(scene: Scene, kind: TaskKind, label: int, right: str, answer, sent) -> float:
-    """1 or 0 for points (the last of a trajectory) in the mask and for texts; IoU for boxes."""
-    if kind is TaskKind.ASK:
-        return float(answer.text.strip().rstrip(".").lower() == right.lower())
-    mask = scene.labels == label
-    if kind in (TaskKind.GROUNDING, TaskKind.AFFORDANCE):
-        return box_iou(answer.boxes[0], mask_box(mask))
-    u, v = answer.points[-1 if kind is TaskKind.TRAJECTORY else 0]
-    return _in_mask(mask, u, v)
+def score(
+    question: Question, scene: Scene, answer: Answer, engine: Engine, sent: tuple[int, int]
+) -> float:
+    """Score 0 to 1 of an answer; `sent` is the (width, height) of the image that the model saw."""
+    if question.kind is TaskKind.ASK:
+        return float(answer.text.strip(" .").lower() == question.text.lower())
+    mask = scene.labels == question.label
+    frame = (engine.family.frame, engine.family.axis_order, sent, (WIDTH, HEIGHT))
+    if question.kind in (TaskKind.GROUNDING, TaskKind.AFFORDANCE):
+        boxes, inside = boxes_to_image_pixels(answer.boxes, *frame)
+        return box_iou(boxes[0], mask_box(mask)) if len(boxes) and inside[0] else 0.0
+    points, inside = to_image_pixels(answer.points, *frame)
+    index = -1 if question.kind is TaskKind.TRAJECTORY else 0
+    column, row = np.floor(points[index]).astype(int)
+    return float(bool(inside[index]) and bool(mask[row, column]))
+
+
+def ask(engine: Engine, scene: Scene, question: Question) -> tuple[float, Generation]:
+    """Put a question through prompt, engine, parser and coordinate mapping; score the answer.
+
+    An answer that the parser refuses scores 0.
+    """
+    prompt = build_prompt(question.kind, question.request, engine.family)
+    opening = engine.family.openings[Think.DEFAULT]
+    generation = engine.generate(GenerationRequest(scene.rgb, prompt, opening, _MAX_NEW_TOKENS))
+    try:
+        answer = parse_answer(question.kind, generation.text, engine.family, opening)
+    except AnswerError:
+        return 0.0, generation
+    return score(question, scene, answer, engine, generation.sent_size), generation
+
+
+def evaluate(engine: Engine, scenes: Sequence[Scene]) -> dict[TaskKind, list[float]]:
+    """Scores of every question about `scenes`, by task."""
+    scores: dict[TaskKind, list[float]] = defaultdict(list)
+    for scene in scenes:
+        for question in questions_about(scene):
+            scores[question.kind].append(ask(engine, scene, question)[0])
+    return scores
+
+
+def main() -> None:
+    """Print a table per quantization and the RESULT line of the first."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--model", default="nano", help="a directory, a hub id, or nano")
+    parser.add_argument("--scenes", type=int, default=100)
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
+    parser.add_argument("--quantizations", default="none,int8,nf4")
+    parser.add_argument("--quantized-scenes", type=int, default=20, help="but for the first")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    options = parser.parse_args()
+    scenes = list(evaluation_scenes(options.scenes, options.first_seed))
+    result = None
+    print("| quantization | task | figure | n | mean |\n|---|---|---|---|---|")
+    for quantization in options.quantizations.split(","):
+        engine = create_engine(options.model, quantization=quantization, device=options.device)
+        chosen = scenes if result is None else scenes[: options.quantized_scenes]
+        start = time.monotonic()
+        scores = evaluate(engine, chosen)
+        seconds = (time.monotonic() - start) / sum(map(len, scores.values()))
+        engine.close()
+        for kind, values in scores.items():
+            row = (quantization, kind.value, _FIGURES[kind], len(values), f"{np.mean(values):.3f}")
+            print("| " + " | ".join(map(str, row)) + " |")
+        print(f"| {quantization} | all | ms a question | | {seconds * 1e3:.0f} |", flush=True)
+        result = result or {
+            "points_in_mask": round(float(np.mean(scores[TaskKind.POINT])), 4),
+            "box_iou": round(float(np.mean(scores[TaskKind.GROUNDING])), 4),
+            "n": len(scores[TaskKind.POINT]) + len(scores[TaskKind.GROUNDING]),
+        }
+    print("RESULT", json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -55,9 +55,7 @@ class FastForward:
         rows, columns: image tokens (merged patches) per image.
     """
 
-    def __init__(
-        self, model: Qwen2_5_VLForConditionalGeneration, rows: int, columns: int
-    ) -> None:
+    def __init__(self, model: Qwen2_5_VLForConditionalGeneration, rows: int, columns: int) -> None:
         self.visual = model.model.visual
         self.language = model.model.language_model
         self.vision_config = model.config.vision_config
@@ -121,9 +119,10 @@ class FastForward:
     def language_layers(
         self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor | None, first: int, last: int | None
     ) -> Tensor:
-        """Language layers `first` to `last` (exclusive, None for all) on embeddings (B, L, C); no final norm.
+        """Language layers `first` to `last` (exclusive; None: the end) on embeddings (B, L, C).
 
-        `cos`, `sin` are of `rotary`; `bias` (B, 1, L, L) is added to the attention scores.
+        There is no final norm. `cos`, `sin` are of `rotary`; `bias` (B, 1, L, L) is added to the
+        attention scores.
         """
         batch, length, width = x.shape
         heads = self.text_config.num_attention_heads

@@ -60,8 +60,12 @@ def vocabulary_texts(names: Sequence[str], kinds: Sequence[str]) -> list[str]:
         *TRAJECTORY_TEXTS,
         PRESENCE_TEXT,
     }
-    texts = [form(template.format(name)) for template in templates for name in names for form in
-             (str, _capitalise)]
+    texts = [
+        form(template.format(name))
+        for template in templates
+        for name in names
+        for form in (str, _capitalise)
+    ]
     for spelling in _COLOUR_SPELLINGS:
         question = COLOUR_TEXT.replace("colour", spelling)
         texts += [form(question.format(kind)) for kind in kinds for form in (str, _capitalise)]
@@ -148,9 +152,7 @@ def sample_question(
     that a scene can have, for questions about absent objects.
     """
     kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
-    drawn = (
-        _ask(view, names, rng) if kind is TaskKind.ASK else _about(kind, target, view, rng)
-    )
+    drawn = _ask(view, names, rng) if kind is TaskKind.ASK else _about(kind, target, view, rng)
     if drawn is None:
         return None
     text, answer = drawn

@@ -11,20 +11,20 @@ annealed model. Scenes that are rendered meanwhile are taken in.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, multiprocessing, nn
 from torch.utils.data import DataLoader
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2TokenizerFast
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 from robobrain_ros.nano.architecture import build_config, save_checkpoint
 from robobrain_ros.nano.auxiliary import AuxiliaryHeads
@@ -63,6 +63,7 @@ class Trainer:
         width = self.model.config.text_config.hidden_size
         self.heads = AuxiliaryHeads(width, len(KINDS), len(COLOURS))
         self.embedding = self.model.model.language_model.embed_tokens.weight
+        self._parameters = [*self.model.parameters(), *self.heads.parameters()]
         self.optimizers = _optimizers(self.model, self.heads)
         compiled = torch.compile(self._network, dynamic=False) if options.compile else self._network
         self._run: Callable[..., tuple[Tensor, ...]] = compiled
@@ -105,8 +106,8 @@ class Trainer:
         """One optimizer step at learning rate `rate`."""
         loss, figures = self.losses(batch, whole)
         loss.backward()
-        parameters = itertools.chain(self.model.parameters(), self.heads.parameters())
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        _average([p.grad for p in self._parameters if p.grad is not None])
+        torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -140,6 +141,15 @@ class Trainer:
         state = torch.load(path, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
+
+
+def _average(gradients: list[Tensor]) -> None:
+    """Replace gradients by their mean over the processes."""
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(flat)
+    flat /= distributed.get_world_size()
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def attention_bias(segment: Tensor, dtype: torch.dtype) -> Tensor:
@@ -189,40 +199,80 @@ class _Log:
         means = " ".join(f"{key} {np.mean(v):.3f}" for key, v in self._figures.items())
         now = time.monotonic()
         pace = _LOG_STEPS * images / (now - self._mark)
-        print(
-            f"{self._stage} {step} {now - self._start:.0f} s {pace:.1f} images/s lr {rate:.1e} {means}",
-            flush=True,
-        )
+        where = f"{self._stage} {step} {now - self._start:.0f} s {pace:.1f} images/s lr {rate:.1e}"
+        print(where, means, flush=True)
         self._mark, self._figures = now, defaultdict(list)
 
 
+def minutes_until(clock: str) -> float:
+    """Minutes from now to a local time HH:MM of the next 24 hours."""
+    now = datetime.now()
+    end = datetime.combine(now.date(), datetime.strptime(clock, "%H:%M").time())
+    return ((end - now) % timedelta(days=1)).total_seconds() / 60
+
+
 def train_stage(trainer: Trainer, whole: bool, minutes: float, decay_from: float) -> None:
-    """Run one stage for `minutes`; stage B (`whole`) validates and saves on the way."""
-    options = trainer.options
+    """Run one stage for `minutes`; stage B (`whole`) validates and saves on the way.
+
+    The processes step together: the first decides how far the stage is and checks the model.
+    """
+    options, first = trainer.options, distributed.get_rank() == 0
     log = _Log("B" if whole else "A")
     validation = Validation(options.data, trainer.layout, options.validation) if whole else None
     length = options.length if whole else 0
+    seed = 10 * (1 + whole) + distributed.get_rank()
     start = last_check = time.monotonic()
-    for step, batch in enumerate(trainer.batches(length, seed=1 + whole)):
-        now = time.monotonic()
-        progress = (now - start) / (60 * minutes)
+    for step, batch in enumerate(trainer.batches(length, seed)):
+        progress = torch.tensor((time.monotonic() - start) / (60 * minutes))
+        distributed.broadcast(progress, src=0)
         if progress >= 1:
             break
-        rate = learning_rate(step, progress, options.rate, decay_from)
-        log.add(step, rate, trainer.step(batch, whole, rate), options.batch_size)
-        if validation and now - last_check > 60 * options.check_minutes:
-            _check(trainer, validation, now - start)
+        rate = learning_rate(step, progress.item(), options.rate, decay_from)
+        figures = trainer.step(batch, whole, rate)
+        if not first:
+            continue
+        log.add(step, rate, figures, options.batch_size * options.processes)
+        if validation and time.monotonic() - last_check > 60 * options.check_minutes:
+            _check(trainer, validation, time.monotonic() - start)
             last_check = time.monotonic()
-    if validation:
+    if first and validation:
         _check(trainer, validation, time.monotonic() - start)
-    trainer.save(options.out)
+    elif first:
+        trainer.save(options.out)
 
 
 def _check(trainer: Trainer, validation: Validation, seconds: float) -> None:
-    scores = validation.score(trainer.forward, trainer.embedding, trainer.dtype)
     trainer.save(trainer.options.out)
+    scores = validation.score(trainer.forward, trainer.embedding, trainer.dtype)
     figures = {key: round(value, 4) for key, value in scores.items()}
     print(f"CHECK {seconds:.0f} s {json.dumps(figures)}", flush=True)
+
+
+def _train(rank: int, options: argparse.Namespace) -> None:
+    """Both stages, as process `rank` of `options.processes`.
+
+    Processes of one thread each, not threads: on a CPU with other work to do, a thread that waits
+    for another at every operation costs more than it brings.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{options.data.resolve() / 'rendezvous'}",
+        rank=rank,
+        world_size=options.processes,
+    )
+    trainer = Trainer(options)
+    if rank == 0:
+        count = sum(p.numel() for p in trainer.model.parameters())
+        print(f"{count / 1e6:.2f} M parameters, {len(trainer.tokenizer)} tokens", flush=True)
+    if options.state:
+        trainer.load(options.state)
+    if options.stage_a_minutes:
+        train_stage(trainer, whole=False, minutes=options.stage_a_minutes, decay_from=1.0)
+    minutes = minutes_until(options.until) if options.until else options.minutes
+    train_stage(trainer, whole=True, minutes=minutes, decay_from=options.decay_from)
+    distributed.destroy_process_group()
 
 
 def main() -> None:
@@ -233,26 +283,19 @@ def main() -> None:
     parser.add_argument("--state", type=Path, help="go on from this state.pt")
     parser.add_argument("--stage-a-minutes", type=float, default=10)
     parser.add_argument("--minutes", type=float, default=60, help="of stage B")
+    parser.add_argument("--until", help="local time HH:MM at which stage B ends, for --minutes")
     parser.add_argument("--decay-from", type=float, default=0.55, help="share of stage B")
     parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=16, help="per process")
     parser.add_argument("--length", type=int, default=384, help="tokens in a sequence")
     parser.add_argument("--check-minutes", type=float, default=4)
     parser.add_argument("--validation", type=int, default=100, help="scenes per check")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2, help="one core each")
     parser.add_argument("--no-bf16", dest="bf16", action="store_false")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    trainer = Trainer(options)
-    count = sum(p.numel() for p in trainer.model.parameters())
-    print(f"{count / 1e6:.2f} M parameters, {len(trainer.tokenizer)} tokens", flush=True)
-    if options.state:
-        trainer.load(options.state)
-    if options.stage_a_minutes:
-        train_stage(trainer, whole=False, minutes=options.stage_a_minutes, decay_from=1.0)
-    train_stage(trainer, whole=True, minutes=options.minutes, decay_from=options.decay_from)
+    (options.data / "rendezvous").unlink(missing_ok=True)
+    multiprocessing.spawn(_train, (options,), nprocs=options.processes)
 
 
 if __name__ == "__main__":

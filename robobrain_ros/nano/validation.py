@@ -77,7 +77,9 @@ class Validation:
         ]
 
     @torch.inference_mode()
-    def score(self, forward: FastForward, embedding: Tensor, dtype: torch.dtype) -> dict[str, float]:
+    def score(
+        self, forward: FastForward, embedding: Tensor, dtype: torch.dtype
+    ) -> dict[str, float]:
         """Share of points in the right mask, and mean box IoU."""
         scores: dict[TaskKind, list[float]] = {TaskKind.POINT: [], TaskKind.GROUNDING: []}
         for first in range(0, len(self._views), _IMAGES_PER_BATCH):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of tf2_ros that robobrain_ros uses, for machines where ROS 2 comes from PyPI, which lacks it.
+"""The part of tf2_ros that robobrain_ros uses, for ROS 2 from PyPI, which lacks it.
 
-Names, arguments and behaviour are those of tf2_ros in Jazzy. Not here: Buffer.transform() with its type
-registration, BufferClient, and BufferServer.
+Names, arguments and behaviour are those of tf2_ros in Jazzy. Not here: Buffer.transform() with its
+type registration, BufferClient and BufferServer.
 """
 
 from .broadcasters import StaticTransformBroadcaster, TransformBroadcaster

@@ -24,7 +24,7 @@ class TransformBroadcaster:
 
 
 class StaticTransformBroadcaster:
-    """Sends transforms on /tf_static, each time all of them, since only the last message is latched.
+    """Sends transforms on /tf_static, each time all of them: only the last message is latched.
 
     As in tf2_ros, the first transform of a child frame stays: a later one is not sent.
     """

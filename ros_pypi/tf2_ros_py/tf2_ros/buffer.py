@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import threading
+import time as wall_time
 from collections.abc import Callable
-from time import sleep
 from typing import Any
 
 from geometry_msgs.msg import TransformStamped
@@ -21,6 +21,8 @@ from .buffer_core import BufferCore
 
 # tf2_ros's interval between two looks while it waits in can_transform.
 POLL_S = 0.02
+
+NO_WAIT = Duration()
 
 
 class Buffer(BufferCore):
@@ -71,10 +73,10 @@ class Buffer(BufferCore):
         target_frame: str,
         source_frame: str,
         time: Time,
-        timeout: Duration = Duration(),
+        timeout: Duration = NO_WAIT,
         return_debug_tuple: bool = False,
     ) -> bool | tuple[bool, str]:
-        """Whether lookup_transform would succeed within the timeout. Blocks and polls, as tf2_ros does."""
+        """Whether lookup_transform would succeed within the timeout. Blocks and polls."""
         return self._poll(
             lambda: self.can_transform_core(target_frame, source_frame, time),
             timeout,
@@ -88,7 +90,7 @@ class Buffer(BufferCore):
         source_frame: str,
         source_time: Time,
         fixed_frame: str,
-        timeout: Duration = Duration(),
+        timeout: Duration = NO_WAIT,
         return_debug_tuple: bool = False,
     ) -> bool | tuple[bool, str]:
         """Whether lookup_transform_full would succeed within the timeout. Blocks and polls."""
@@ -101,20 +103,20 @@ class Buffer(BufferCore):
     def _poll(
         check: Callable[[], tuple[bool, str]], timeout: Duration, return_debug_tuple: bool
     ) -> bool | tuple[bool, str]:
-        clock = Clock()
-        deadline = clock.now() + timeout
+        deadline = wall_time.monotonic() + timeout.nanoseconds * 1e-9
         result = check()
-        while not result[0] and clock.now() < deadline:
-            sleep(POLL_S)
+        while not result[0] and wall_time.monotonic() < deadline:
+            wall_time.sleep(POLL_S)
             result = check()
         return result if return_debug_tuple else result[0]
 
     def lookup_transform(
-        self, target_frame: str, source_frame: str, time: Time, timeout: Duration = Duration()
+        self, target_frame: str, source_frame: str, time: Time, timeout: Duration = NO_WAIT
     ) -> TransformStamped:
-        """The transform that takes points of source_frame to target_frame; time 0 is the latest common time.
+        """The transform that takes points of source_frame to target_frame.
 
-        Raises a TransformException when it is not there after the timeout, during which it blocks.
+        Time 0 is the latest common time. Raises a TransformException when it is not
+        there after the timeout, during which it blocks.
         """
         self.can_transform(target_frame, source_frame, time, timeout)
         return self.lookup_transform_core(target_frame, source_frame, time)
@@ -126,7 +128,7 @@ class Buffer(BufferCore):
         source_frame: str,
         source_time: Time,
         fixed_frame: str,
-        timeout: Duration = Duration(),
+        timeout: Duration = NO_WAIT,
     ) -> TransformStamped:
         """As lookup_transform, between two times, over a frame that does not move between them."""
         frames = (target_frame, target_time, source_frame, source_time, fixed_frame)
@@ -134,7 +136,7 @@ class Buffer(BufferCore):
         return self.lookup_transform_full_core(*frames)
 
     def wait_for_transform_async(self, target_frame: str, source_frame: str, time: Time) -> Future:
-        """A future of the transform, done as soon as it is there. It is set by the thread that feeds the buffer."""
+        """A future of the transform, set by the thread that feeds the buffer."""
         return self._future(
             lambda: self.can_transform_core(target_frame, source_frame, time)[0],
             lambda: self.lookup_transform_core(target_frame, source_frame, time),
@@ -148,7 +150,7 @@ class Buffer(BufferCore):
         source_time: Time,
         fixed_frame: str,
     ) -> Future:
-        """As wait_for_transform_async, between two times, over a frame that does not move between them."""
+        """As wait_for_transform_async, between two times, over a frame that does not move."""
         frames = (target_frame, target_time, source_frame, source_time, fixed_frame)
         return self._future(
             lambda: self.can_transform_full_core(*frames)[0],
@@ -178,7 +180,7 @@ class Buffer(BufferCore):
     async def lookup_transform_async(
         self, target_frame: str, source_frame: str, time: Time
     ) -> TransformStamped:
-        """lookup_transform for coroutines: it waits without blocking, and without a time-out."""
+        """lookup_transform for coroutines: it waits without blocking or a time-out."""
         await self.wait_for_transform_async(target_frame, source_frame, time)
         return self.lookup_transform_core(target_frame, source_frame, time)
 
@@ -190,7 +192,7 @@ class Buffer(BufferCore):
         source_time: Time,
         fixed_frame: str,
     ) -> TransformStamped:
-        """lookup_transform_full for coroutines: it waits without blocking, and without a time-out."""
+        """lookup_transform_full for coroutines: it waits without blocking or a time-out."""
         frames = (target_frame, target_time, source_frame, source_time, fixed_frame)
         await self.wait_for_transform_full_async(*frames)
         return self.lookup_transform_full_core(*frames)

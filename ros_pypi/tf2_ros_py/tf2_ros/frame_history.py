@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known about one frame: its parent and its pose in it, over time. Times are nanoseconds."""
+"""What is known about one frame over time: its parent and its pose there. Times in nanoseconds."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class TimedHistory:
         return True
 
     def at(self, time: int) -> Sample:
-        """The sample at a time, interpolated where it lies between two. Raises ExtrapolationException."""
+        """The sample at a time, interpolated between two. Raises ExtrapolationException."""
         if not self._samples:
             raise ExtrapolationException(
                 "Lookup would require extrapolation, but no data is in the buffer"
@@ -88,12 +88,14 @@ class TimedHistory:
             )
         if time > last.stamp:
             raise ExtrapolationException(
-                f"Lookup would require extrapolation into the future.  Requested time {seconds(time)} "
+                "Lookup would require extrapolation into the future.  "
+                f"Requested time {seconds(time)} "
                 f"but the latest data is at time {seconds(last.stamp)}"
             )
         if time < first.stamp:
             raise ExtrapolationException(
-                f"Lookup would require extrapolation into the past.  Requested time {seconds(time)} "
+                "Lookup would require extrapolation into the past.  "
+                f"Requested time {seconds(time)} "
                 f"but the earliest data is at time {seconds(first.stamp)}"
             )
         index = bisect_right(self._stamps, time)

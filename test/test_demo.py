@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`make demo` as its users run it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+
+
+def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "robobrain_ros.sim.demo", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+
+
+def result_of(run: subprocess.CompletedProcess[str]) -> dict:
+    last = run.stdout.splitlines()[-1]
+    assert last.startswith("RESULT "), run.stdout + run.stderr
+    return json.loads(last.removeprefix("RESULT "))
+
+
+def test_demo_answers_five_questions_and_draws_them(ros, tmp_path: Path):
+    picture = tmp_path / "demo.png"
+    run = run_demo("--output", str(picture))
+    assert run.returncode == 0, run.stdout + run.stderr
+    result = result_of(run)
+    assert result["answered"] == 5
+    assert result["correct"] >= 4
+    assert result["median_error_mm"] <= 10
+    assert cv2.imread(str(picture)).shape == (480, 640 + 480, 3)
+
+
+def test_demo_points_in_a_photo(ros, scene, tmp_path: Path):
+    photo, picture = tmp_path / "photo.png", tmp_path / "answer.png"
+    cv2.imwrite(str(photo), scene.truth.frame.rgb[:, :, ::-1])
+    run = run_demo("--image", str(photo), "--query", f"the {scene.name}", "--output", str(picture))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert result_of(run)["answered"] == 1
+    assert picture.is_file()
+
+
+def test_demo_says_what_is_wrong_with_a_photo(ros, tmp_path: Path):
+    run = run_demo("--image", str(tmp_path / "missing.jpg"))
+    assert run.returncode != 0 and "there is no file" in run.stderr
+
+
+def test_demo_fails_when_the_model_can_not_be_loaded(ros):
+    run = run_demo("--model", "/does/not/exist")
+    assert run.returncode == 1 and "Can't load the model" in run.stderr
