@@ -34,6 +34,7 @@ from robobrain_ros.tf_projection import TransformLookup
 from robobrain_ros.waiting import Waiting
 
 _UNLOAD_S = 60.0
+_DRAIN_S = 2.0
 
 
 def _caught(transition: Callable) -> Callable:
@@ -73,8 +74,9 @@ class BrainNode(LifecycleNode):
             executor.create_task(self._autostart)
 
     def close(self) -> None:
-        """Stop requests and free the model; for the end of the process, when nothing spins."""
+        """Answer what is under way and free the model; for the main thread, at the end."""
         self._end_session()
+        self._requests.drain(_DRAIN_S)
         if self._worker is not None:
             self._worker.close()
 
@@ -250,9 +252,9 @@ def _run(stop: threading.Event) -> int:
     try:
         stop.wait()
     finally:
+        brain.close()
         main_thread.stop()
         camera_thread.stop()
-        brain.close()
         brain.destroy_node()
         cameras.destroy_node()
     return int(failed.is_set())

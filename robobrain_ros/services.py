@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -72,7 +72,6 @@ class Session:
     worker: EngineWorker
     cameras: dict[str, Camera]
     transforms: TransformLookup
-    stops: set[StopSignal] = field(default_factory=set)
 
 
 class RequestServer:
@@ -80,6 +79,7 @@ class RequestServer:
 
     def __init__(self, node: LifecycleNode, waiting: Waiting) -> None:
         self.session: Session | None = None
+        self._underway: set[StopSignal] = set()
         self._node = node
         self._waiting = waiting
         self._outputs = Outputs(node)
@@ -94,10 +94,16 @@ class RequestServer:
         session, self.session = self.session, None
         if session is None:
             return
-        for stop in session.stops:
+        for stop in list(self._underway):  # a copy: requests end meanwhile
             stop.set(reason)
         for camera in session.cameras.values():
             camera.close()
+
+    def drain(self, timeout_s: float) -> None:
+        """Wait until every request has its answer. Never on the executor's thread."""
+        deadline = time.monotonic() + timeout_s
+        while self._underway and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     async def _serve(self, kind: TaskKind, text_field: str, request: Any, response: Any) -> Any:
         started = time.monotonic()
@@ -127,7 +133,7 @@ class RequestServer:
             raise _not_active()
         query = self._query(kind, text, request, session)
         stop = StopSignal(started + self._timeout(request))
-        session.stops.add(stop)
+        self._underway.add(stop)
         try:
             snapshot = await self._snapshot(request, session, kind is not TaskKind.ASK, stop)
             response.header = snapshot.color.header
@@ -142,7 +148,7 @@ class RequestServer:
             stop.check()
             raise
         finally:
-            session.stops.discard(stop)
+            self._underway.discard(stop)
         fill(response, kind, result, Header(stamp=snapshot.color.header.stamp, frame_id=frame))
         total = time.monotonic() - started
         busy = result.generation.preprocess_s + result.generation.prefill_s

@@ -138,6 +138,21 @@ def test_signals_end_the_process_cleanly(client, number, active, log_file):
     assert "Traceback" not in log and "terminate called" not in log
 
 
+def test_a_signal_answers_the_request_that_waits_and_ends_the_process(client, log_file):
+    with NodeProcess(NODE, {"image_timeout": 60.0}, output=log_file) as node:
+        client.wait_for_node(60.0)
+        assert client.configure() and client.activate()
+        responses = []  # there is no camera: the request waits
+        thread = threading.Thread(target=lambda: responses.append(client.point_to("the red can")))
+        thread.start()
+        thread.join(0.5)
+        assert node.end(signal.SIGTERM) == 0
+        thread.join(10.0)
+    assert [response.error_code for response in responses] == [ErrorCode.NOT_ACTIVE]
+    log_file.seek(0)
+    assert "Traceback" not in log_file.read().decode()
+
+
 def test_shutdown_transition_ends_the_session(client):
     with NodeProcess(NODE):
         client.wait_for_node(60.0)

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Duration, Time
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rclpy.action import ActionClient
 from sensor_msgs.msg import Image
 
+from robobrain_ros.action import Infer
 from robobrain_ros.client import BrainClient
 from robobrain_ros.errors import ErrorCode
 from robobrain_ros.msg import ErrorCode as ErrorCodeMsg
@@ -269,6 +273,27 @@ def test_ask_refuses_what_is_not_served_yet(brain):
     assert_failed(brain.ask("Which is fuller?", images=[Image(), Image()]), ErrorCode.BAD_REQUEST)
 
 
+def test_the_action_says_that_it_is_not_served_yet(brain):
+    client = ActionClient(brain.node, Infer, "robobrain/infer")
+    assert client.wait_for_server(10.0)
+    done = threading.Event()
+    results = []
+
+    def on_result(future):
+        results.append(future.result())
+        done.set()
+
+    def on_goal(future):
+        future.result().get_result_async().add_done_callback(on_result)
+
+    goal = Infer.Goal(task=Infer.Goal.TASK_POINT, query="the red can")
+    client.send_goal_async(goal).add_done_callback(on_goal)
+    assert done.wait(10.0)
+    client.destroy()
+    assert results[0].status == GoalStatus.STATUS_ABORTED
+    assert_failed(results[0].result, ErrorCode.BAD_REQUEST)
+
+
 def test_timeout(brain, camera):
     response = point(brain, camera, timeout=Duration(nanosec=2_000_000))
     assert_failed(response, ErrorCode.TIMEOUT)
@@ -291,7 +316,8 @@ def test_unparsable_answer_when_it_is_cut_off(brain, camera):
 
 
 def test_error_codes_are_those_of_the_message():
-    of_message = {n: getattr(ErrorCodeMsg, n) for n in dir(ErrorCodeMsg) if n.isupper()}
+    values = {name: getattr(ErrorCodeMsg, name) for name in dir(ErrorCodeMsg) if name.isupper()}
+    of_message = {name: value for name, value in values.items() if isinstance(value, int)}
     assert {code.name: int(code) for code in ErrorCode} == of_message
 
 

@@ -50,7 +50,7 @@ class Truth:
         rows, columns = np.nonzero(self.mask(name))
         depth = self.frame.depth[rows, columns].astype(np.float64)
         pixels = np.stack([columns, rows, np.ones(len(rows))])
-        rays = np.linalg.solve(self._intrinsics, pixels)
+        rays = np.linalg.inv(self._intrinsics) @ pixels
         points = (rays * depth).T
         return points @ self._table_from_optical[:3, :3].T + self._table_from_optical[:3, 3]
 
