@@ -36,8 +36,9 @@ from robobrain_ros.nano.dataset import NAMES, ObjectInfo, Scene, SceneInfo  # no
 from robobrain_ros.nano.fast_forward import FastForward, window_order  # noqa: E402
 from robobrain_ros.nano.tokenizer import build_tokenizer, prompt_phrases  # noqa: E402
 from robobrain_ros.nano.train import attention_bias, learning_rate  # noqa: E402
-from robobrain_ros.nano.validation import box_iou, normalise  # noqa: E402
+from robobrain_ros.nano.validation import normalise  # noqa: E402
 from robobrain_ros.sim.tabletop import COLOURS, KINDS  # noqa: E402
+from robobrain_ros.sim.truth import box_iou, mask_box  # noqa: E402
 from robobrain_ros.tasks import build_prompt, parse_answer  # noqa: E402
 
 FAMILY = FAMILIES["robobrain2_3b"]
@@ -168,7 +169,7 @@ class TestLabels:
         for target in view.targets:
             x, y = target.point
             assert view.labels[y, x] == target.label
-            assert target.box == views.mask_box(view.labels == target.label)
+            assert target.box == mask_box(view.labels == target.label)
 
     def test_token_targets_mark_what_a_token_shows(self):
         view = views.make_view(synthetic_scene(), None)

@@ -24,9 +24,9 @@ from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import Engine, Generation, GenerationRequest
 from robobrain_ros.families import Think
 from robobrain_ros.nano.dataset import Scene, describe
-from robobrain_ros.nano.validation import box_iou
-from robobrain_ros.nano.views import mask_box, visible_labels
+from robobrain_ros.nano.views import visible_labels
 from robobrain_ros.sim.tabletop import Tabletop
+from robobrain_ros.sim.truth import box_iou, mask_box
 from robobrain_ros.tasks import Answer, AnswerError, TaskKind, build_prompt, parse_answer
 
 FIRST_SEED = 1_000_000

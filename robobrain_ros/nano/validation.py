@@ -18,20 +18,11 @@ from robobrain_ros.nano.dataset import ScenePool
 from robobrain_ros.nano.fast_forward import FastForward
 from robobrain_ros.nano.questions import prompt_for
 from robobrain_ros.nano.views import Target, View, make_view
+from robobrain_ros.sim.truth import box_iou
 from robobrain_ros.tasks import TaskKind
 
 _MAX_ANSWER_TOKENS = 24
 _IMAGES_PER_BATCH = 20
-
-
-def box_iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two boxes x1, y1, x2, y2; 0 for a box without area."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-    return width * height / (sum(areas) - width * height)
 
 
 @dataclass(frozen=True)

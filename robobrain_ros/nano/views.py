@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 
 from robobrain_ros.nano.architecture import SENT_HEIGHT, SENT_WIDTH
 from robobrain_ros.nano.dataset import ObjectInfo, Scene
+from robobrain_ros.sim.truth import MIN_VISIBLE_SHARE, mask_box
 
-# Questions are only asked about objects with at least this share of the image visible
-# (307 pixels at 640x480); training and evaluation use the same rule.
-MIN_VISIBLE_SHARE = 0.001
 _WHOLE_VIEW_SHARE = 0.3
 _MIN_CROP = 0.78
 
@@ -61,12 +59,6 @@ def inner_point(mask: NDArray[np.bool_]) -> tuple[int, int]:
     rows, columns = np.nonzero(depth >= 0.6 * depth.max())
     nearest = np.argmin((columns - centre_x) ** 2 + (rows - centre_y) ** 2)
     return int(columns[nearest]), int(rows[nearest])
-
-
-def mask_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """Box x1, y1, x2, y2 (exclusive) of a non-empty mask (H, W)."""
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def visible_labels(labels: NDArray[np.uint8], objects: int) -> tuple[list[int], bool]:

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from robobrain_ros.sim.tabletop import Frame, SceneObject, Tabletop
 
-MIN_VISIBLE_SHARE = 0.002
-"""An object is asked about when it covers this share of the image (614 pixels of 640x480)."""
+MIN_VISIBLE_SHARE = 0.001
+"""An object is asked about when it covers this share of the image (307 pixels of 640x480)."""
 
 
 class Truth:
@@ -35,9 +37,7 @@ class Truth:
 
     def box(self, name: str) -> NDArray[np.float64]:
         """Return the visible part's box: x1, y1, x2, y2 in pixels, right and bottom exclusive."""
-        rows, columns = np.nonzero(self.mask(name))
-        corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        return np.array(corners, dtype=np.float64)
+        return np.array(mask_box(self.mask(name)), dtype=np.float64)
 
     def contains(self, name: str, pixel: tuple[float, float]) -> bool:
         """Whether the pixel (u, v) lies in the object's mask."""
@@ -59,9 +59,17 @@ class Truth:
         return 1000 * float(cKDTree(self.surface(name)).query(position)[0])
 
 
-def iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Return the intersection over union of two boxes x1, y1, x2, y2."""
-    low, high = np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])
-    common = np.prod(np.maximum(high - low, 0))
-    union = np.prod(first[2:] - first[:2]) + np.prod(second[2:] - second[:2]) - common
-    return float(common / union)
+def mask_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Return the box x1, y1, x2, y2 (right and bottom exclusive) of a non-empty mask (H, W)."""
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def box_iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the intersection over union of boxes x1, y1, x2, y2; 0 for a box without area."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return width * height / (sum(areas) - width * height)
