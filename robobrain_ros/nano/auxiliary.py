@@ -40,8 +40,8 @@ class AuxiliaryHeads(nn.Module):
         """Total loss and log figures (accuracies, and the point's mean error in tokens)."""
         kind, colour, offsets = appearance.float().split(self._splits, dim=-1)
         covered = batch["numbers"][..., 0] != IGNORED
-        kind_loss = _class_loss(kind, batch["kind"], (kind.shape[-1] - 1,))
-        colour_loss = _class_loss(colour, batch["colour"], (colour.shape[-1] - 1,))
+        kind_loss = _class_loss(kind, batch["kind"])
+        colour_loss = _class_loss(colour, batch["colour"])
         error = F.smooth_l1_loss(offsets[covered], batch["offsets"][covered], beta=0.1)
         place = torch.tensor([100, 10, 1])
         spelt = batch["numbers"][covered][..., None] // place % 10
@@ -58,9 +58,10 @@ class AuxiliaryHeads(nn.Module):
         return kind_loss + colour_loss + 2 * error + digit_loss, figures
 
 
-def _class_loss(scores: Tensor, target: Tensor, background: tuple[int, ...]) -> Tensor:
+def _class_loss(scores: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy; the last class is the background, which most tokens show."""
     weight = torch.ones(scores.shape[-1])
-    weight[list(background)] = _BACKGROUND_WEIGHT
+    weight[-1] = _BACKGROUND_WEIGHT
     return F.cross_entropy(
         scores.flatten(0, 1), target.flatten(), weight=weight, ignore_index=IGNORED
     )

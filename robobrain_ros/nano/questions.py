@@ -119,12 +119,14 @@ def _ask(view: View, names: Sequence[str], rng: random.Random) -> tuple[str, str
         near = [name for name in absent if words & set(name.split())]
         return None if view.partly else (PRESENCE_TEXT.format(rng.choice(near or absent)), "No")
     kinds = [info.kind for info in present]
-    unique = [info for info in present if info.colour and kinds.count(info.kind) == 1]
+    unique = [
+        (info.kind, info.colour) for info in present if info.colour and kinds.count(info.kind) == 1
+    ]
     if not unique or view.partly:
         return None
-    info = rng.choice(unique)
+    kind, colour = rng.choice(unique)
     question = COLOUR_TEXT.replace("colour", rng.choice(_COLOUR_SPELLINGS))
-    return question.format(info.kind), _capitalise(info.colour)
+    return question.format(kind), _capitalise(colour)
 
 
 def _about(

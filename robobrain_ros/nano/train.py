@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the shipped model from scratch on rendered scenes.
 
-    python -m robobrain_ros.nano.train --data build/nano --out build/nano/model --minutes 60
+    python -m robobrain_ros.nano.train --data build/nano --out build/nano/model --minutes 50
 
 Stage A trains the vision tower and the first language layers on the auxiliary heads alone, stage
 B everything on questions. Both run for a given time, so that a slower machine still ends with an
@@ -163,7 +163,9 @@ def attention_bias(segment: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _optimizers(model: nn.Module, heads: nn.Module) -> list[torch.optim.Optimizer]:
     """Muon for the weight matrices of the layers, AdamW for everything else."""
-    matrices, weights, vectors = [], [], []
+    matrices: list[nn.Parameter] = []
+    weights: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
     for name, parameter in [*model.named_parameters(), *heads.named_parameters(prefix="heads")]:
         if parameter.ndim == 2 and "embed_tokens" not in name and not name.startswith("heads"):
             matrices.append(parameter)
@@ -281,12 +283,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("build/nano"))
     parser.add_argument("--out", type=Path, default=Path("build/nano/model"))
     parser.add_argument("--state", type=Path, help="go on from this state.pt")
-    parser.add_argument("--stage-a-minutes", type=float, default=10)
-    parser.add_argument("--minutes", type=float, default=60, help="of stage B")
+    parser.add_argument("--stage-a-minutes", type=float, default=12)
+    parser.add_argument("--minutes", type=float, default=50, help="of stage B")
     parser.add_argument("--until", help="local time HH:MM at which stage B ends, for --minutes")
     parser.add_argument("--decay-from", type=float, default=0.55, help="share of stage B")
     parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--batch-size", type=int, default=16, help="per process")
+    parser.add_argument("--batch-size", type=int, default=8, help="per process")
     parser.add_argument("--length", type=int, default=384, help="tokens in a sequence")
     parser.add_argument("--check-minutes", type=float, default=4)
     parser.add_argument("--validation", type=int, default=100, help="scenes per check")
