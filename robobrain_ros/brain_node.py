@@ -29,7 +29,7 @@ from robobrain_ros.engines.base import Engine, EngineError
 from robobrain_ros.engines.worker import EngineWorker
 from robobrain_ros.errors import BrainError, ErrorCode
 from robobrain_ros.services import RequestServer, Session
-from robobrain_ros.spinning import SpinThread, until_signalled
+from robobrain_ros.spinning import SpinThread, until_signalled, wait_for
 from robobrain_ros.tf_projection import TransformLookup
 from robobrain_ros.waiting import Waiting
 
@@ -109,7 +109,7 @@ class BrainNode(LifecycleNode):
 
     @_caught
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._tf.unregister()
+        self._cameras.executor.create_task(self._tf.unregister)  # as Camera.close
         return TransitionCallbackReturn.SUCCESS
 
     @_caught
@@ -250,7 +250,7 @@ def _run(stop: threading.Event) -> int:
     camera_thread.start()
     main_thread.start()
     try:
-        stop.wait()
+        wait_for(stop)
     finally:
         brain.close()
         main_thread.stop()

@@ -20,6 +20,9 @@ from robobrain_ros.tf_projection import LiftStatus
 RING_LENGTH = 10
 """Frames held per topic: a third of a second at 30 Hz, under 50 MB for 720p colour and depth."""
 
+KEPT_SNAPSHOTS = 4
+"""Snapshots held after they were asked about, so that a second question can be about the same."""
+
 _NS = 1_000_000_000
 
 
@@ -33,7 +36,7 @@ class Topics:
     depth_info: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """One moment of one camera: a colour image and what belongs to it by stamp.
 
@@ -61,6 +64,7 @@ class Camera:
         self._lock = threading.Lock()
         self._colors: deque[Image] = deque(maxlen=RING_LENGTH)
         self._depths: deque[Image] = deque(maxlen=RING_LENGTH)
+        self._kept: deque[Snapshot] = deque(maxlen=KEPT_SNAPSHOTS)
         self._info: CameraInfo | None = None
         self._depth_info: CameraInfo | None = None
         self._subscriptions = [
@@ -75,13 +79,26 @@ class Camera:
         ]
 
     def close(self) -> None:
-        """Unsubscribe and let go of the frames."""
+        """Unsubscribe and let go of the frames.
+
+        On the cameras' own thread: its executor may be looking at these subscriptions just now,
+        and ends with InvalidHandle when one is destroyed under its hands.
+        """
+        self._node.executor.create_task(self._unsubscribe)
+
+    def _unsubscribe(self) -> None:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions = []
         with self._lock:
-            self._colors.clear()
-            self._depths.clear()
+            for held in (self._colors, self._depths, self._kept):
+                held.clear()
+
+    def keep(self, snapshot: Snapshot) -> None:
+        """Hold a snapshot for later requests with its stamp, longer than the frames around it."""
+        with self._lock:
+            if snapshot not in self._kept:
+                self._kept.append(snapshot)
 
     def find(self, stamp_ns: int, now_ns: int, max_age_s: float) -> Snapshot | None:
         """Return the colour image asked for with its depth and intrinsics, or None if not all here.
@@ -89,6 +106,8 @@ class Camera:
         stamp_ns: 0 = the newest that is complete, at most `max_age_s` old at `now_ns`.
         """
         with self._lock:
+            if kept := self._kept_at(stamp_ns):
+                return kept
             for color in self._candidates(stamp_ns, now_ns, max_age_s):
                 depth = self._nearest(self._depths, stamp_of(color))
                 if self._is_complete(depth):
@@ -98,6 +117,8 @@ class Camera:
     def find_color(self, stamp_ns: int, now_ns: int, max_age_s: float) -> Snapshot | None:
         """Return the colour image asked for with whatever else is here, or None without colour."""
         with self._lock:
+            if kept := self._kept_at(stamp_ns):
+                return kept
             for color in self._candidates(stamp_ns, now_ns, max_age_s):
                 return self._snapshot(color, self._nearest(self._depths, stamp_of(color)))
         return None
@@ -165,6 +186,11 @@ class Camera:
             return [] if nearest is None else [nearest]
         oldest = now_ns - int(max_age_s * _NS)
         return [color for color in reversed(self._colors) if stamp_of(color) >= oldest]
+
+    def _kept_at(self, stamp_ns: int) -> Snapshot | None:
+        if not stamp_ns:
+            return None
+        return next((kept for kept in self._kept if stamp_of(kept.color) == stamp_ns), None)
 
     def _nearest(self, ring: deque[Image], stamp_ns: int) -> Image | None:
         nearest = min(ring, key=lambda image: abs(stamp_of(image) - stamp_ns), default=None)

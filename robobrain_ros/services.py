@@ -234,6 +234,7 @@ class RequestServer:
         if with_depth:
             found = await self._waiting.until(seek(camera.find), PARTNER_WAIT_S) or found
             stop.check()
+        camera.keep(found)
         return found
 
     async def _transform(

@@ -50,8 +50,18 @@ class SpinThread:
             self._on_failure()
 
 
+def wait_for(event: threading.Event) -> None:
+    """Wait in the main thread for an event that a signal handler sets.
+
+    Python runs handlers in the main thread only, and when the system gives the signal to another
+    thread nothing wakes a main thread that waits without a limit.
+    """
+    while not event.wait(0.2):
+        pass
+
+
 def until_signalled() -> threading.Event:
-    """Return an event that SIGINT and SIGTERM set: wait on it in the main thread.
+    """Return an event that SIGINT and SIGTERM set: `wait_for` it in the main thread.
 
     rclpy's own handlers can lose a signal to an idle executor, so init rclpy with
     SignalHandlerOptions.NO beside this.

@@ -214,5 +214,5 @@ def test_shipped_weights_find_the_objects_of_a_new_scene():
     engine = create_engine("nano", device="cpu")
     scores = evaluate.evaluate(engine, [scene])
     engine.close()
-    assert np.mean(scores[TaskKind.POINT]) >= 0.8
-    assert np.mean(scores[TaskKind.GROUNDING]) >= 0.6
+    assert np.mean(scores["point"]) >= 0.8
+    assert np.mean(scores["grounding"]) >= 0.6

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,8 @@ from robobrain_ros.coordinates import boxes_to_image_pixels, to_image_pixels
 from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import Engine, Generation, GenerationRequest
 from robobrain_ros.families import Think
-from robobrain_ros.nano.dataset import Scene, describe
+from robobrain_ros.nano.dataset import NAMES, Scene, describe
+from robobrain_ros.nano.questions import COLOUR_TEXT, COUNT_TEXT, PRESENCE_TEXT
 from robobrain_ros.nano.views import visible_labels
 from robobrain_ros.sim.tabletop import Tabletop
 from robobrain_ros.sim.truth import box_iou, mask_box
@@ -44,12 +46,20 @@ _FIGURES = {
 
 @dataclass(frozen=True)
 class Question:
-    """A request; `label` is the object meant, or 0 when the right answer is `text`."""
+    """A request; `label` is the object meant, or 0 when the right answer is `text`.
+
+    `topic` tells questions of one task apart in the table.
+    """
 
     kind: TaskKind
     request: str
     label: int = 0
     text: str = ""
+    topic: str = ""
+
+    @property
+    def row(self) -> str:
+        return f"{self.kind.value} {self.topic}".strip()
 
 
 def evaluation_scenes(count: int, first_seed: int = FIRST_SEED) -> Iterator[Scene]:
@@ -81,9 +91,19 @@ def questions_about(scene: Scene) -> Iterator[Question]:
         yield Question(TaskKind.AFFORDANCE, f"pick up the {name}", label)
         if scene.info.gripper is not None:
             yield Question(TaskKind.TRAJECTORY, f"move the gripper to the {name}", label)
-        yield Question(TaskKind.ASK, f"Is there a {name} on the table?", text="Yes")
-    if not partly:
-        yield Question(TaskKind.ASK, "How many objects are on the table?", text=str(len(labels)))
+        yield Question(TaskKind.ASK, PRESENCE_TEXT.format(name), text="Yes", topic="presence")
+    if partly:
+        return
+    absent = [name for name in NAMES if name not in {item.name for item in objects}]
+    for name in random.Random(scene.info.seed).sample(absent, _SECONDARY_OBJECTS):
+        yield Question(TaskKind.ASK, PRESENCE_TEXT.format(name), text="No", topic="presence")
+    yield Question(TaskKind.ASK, COUNT_TEXT, text=str(len(labels)), topic="count")
+    kinds = [objects[label - 1].kind for label in labels]
+    for label in labels:
+        item = objects[label - 1]
+        if item.colour and kinds.count(item.kind) == 1:
+            question = COLOUR_TEXT.format(item.kind)
+            yield Question(TaskKind.ASK, question, text=item.colour, topic="colour")
 
 
 def score(
@@ -118,12 +138,12 @@ def ask(engine: Engine, scene: Scene, question: Question) -> tuple[float, Genera
     return score(question, scene, answer, engine, generation.sent_size), generation
 
 
-def evaluate(engine: Engine, scenes: Sequence[Scene]) -> dict[TaskKind, list[float]]:
-    """Scores of every question about `scenes`, by task."""
-    scores: dict[TaskKind, list[float]] = defaultdict(list)
+def evaluate(engine: Engine, scenes: Sequence[Scene]) -> dict[str, list[float]]:
+    """Scores of every question about `scenes`, by `Question.row`."""
+    scores: dict[str, list[float]] = defaultdict(list)
     for scene in scenes:
         for question in questions_about(scene):
-            scores[question.kind].append(ask(engine, scene, question)[0])
+            scores[question.row].append(ask(engine, scene, question)[0])
     return scores
 
 
@@ -147,14 +167,14 @@ def main() -> None:
         scores = evaluate(engine, chosen)
         seconds = (time.monotonic() - start) / sum(map(len, scores.values()))
         engine.close()
-        for kind, values in scores.items():
-            row = (quantization, kind.value, _FIGURES[kind], len(values), f"{np.mean(values):.3f}")
-            print("| " + " | ".join(map(str, row)) + " |")
+        for row, values in scores.items():
+            figure = _FIGURES[TaskKind(row.split()[0])]
+            print(f"| {quantization} | {row} | {figure} | {len(values)} | {np.mean(values):.3f} |")
         print(f"| {quantization} | all | ms a question | | {seconds * 1e3:.0f} |", flush=True)
         result = result or {
-            "points_in_mask": round(float(np.mean(scores[TaskKind.POINT])), 4),
-            "box_iou": round(float(np.mean(scores[TaskKind.GROUNDING])), 4),
-            "n": len(scores[TaskKind.POINT]) + len(scores[TaskKind.GROUNDING]),
+            "points_in_mask": round(float(np.mean(scores["point"])), 4),
+            "box_iou": round(float(np.mean(scores["grounding"])), 4),
+            "n": len(scores["point"]) + len(scores["grounding"]),
         }
     print("RESULT", json.dumps(result))
 
