@@ -109,12 +109,13 @@ class BrainNode(LifecycleNode):
 
     @_caught
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._cameras.executor.create_task(self._tf.unregister)  # as Camera.close
+        self._end_transforms()
         return TransitionCallbackReturn.SUCCESS
 
     @_caught
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._end_session()
+        self._end_transforms()
         return TransitionCallbackReturn.SUCCESS
 
     def _make_change_state_awaitable(self) -> None:
@@ -136,7 +137,8 @@ class BrainNode(LifecycleNode):
             return response
         self._changing = True
         try:
-            if _wants(request, Transition.TRANSITION_CONFIGURE, "configure"):
+            unconfigured = self._state() == State.PRIMARY_STATE_UNCONFIGURED
+            if unconfigured and _wants(request, Transition.TRANSITION_CONFIGURE, "configure"):
                 await self._load()
             response = self._rclpy_change_state(request, response)
         except RuntimeError as error:  # rclpy's RCLError: the transition is not possible now
@@ -161,25 +163,23 @@ class BrainNode(LifecycleNode):
     # What transitions do
 
     async def _load(self) -> None:
-        if self._engine is not None:
-            return
         value = {spec.name: self.get_parameter(spec.name).value for spec in parameters.SPECS}
-        for name in value["cameras"]:
-            parameters.declare_camera(self, name)
         started = time.monotonic()
         self.get_logger().info(f"Loading {value['model']} ({value['quantization']}) …")
-        self._worker = EngineWorker(
-            lambda: create_engine(
-                value["model"],
-                quantization=value["quantization"],
-                device=value["device"],
-                max_pixels=value["max_pixels"],
-                family=value["family"],
-                progress=self.get_logger().info,
-            ),
-            max_pending=value["max_pending"],
-        )
         try:
+            for name in value["cameras"]:
+                parameters.declare_camera(self, name)
+            self._worker = EngineWorker(
+                lambda: create_engine(
+                    value["model"],
+                    quantization=value["quantization"],
+                    device=value["device"],
+                    max_pixels=value["max_pixels"],
+                    family=value["family"],
+                    progress=self.get_logger().info,
+                ),
+                max_pending=value["max_pending"],
+            )
             self._engine = await self._waiting.result(self._worker.ready)
         except EngineError as error:
             self.get_logger().error(f"Can't load the model: {error}")
@@ -208,8 +208,13 @@ class BrainNode(LifecycleNode):
             )
         )
 
+    def _end_transforms(self) -> None:
+        tf, self._tf = self._tf, None
+        if tf is not None:
+            self._cameras.executor.create_task(tf.unregister)  # its thread, as in Camera.close
+
     def _on_parameters(self, new: list[Parameter]) -> SetParametersResult:
-        reason = parameters.refuse(new, configured=self._engine is not None or self._changing)
+        reason = parameters.refuse(new, configured=self._worker is not None)
         return SetParametersResult(successful=not reason, reason=reason)
 
 

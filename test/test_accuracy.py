@@ -7,9 +7,8 @@ import time
 from dataclasses import dataclass, field
 
 import numpy as np
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
-from rcl_interfaces.srv import SetParameters
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from setting import set_parameter
 from tf2_msgs.msg import TFMessage
 
 from robobrain_ros.client import BrainClient
@@ -44,10 +43,7 @@ class SceneSwitch:
     def show(self, seed: int):
         """Return the stamp of the scene's first frame, when its pose is known to all."""
         shown = len(self._stamps)
-        value = ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=seed)
-        request = SetParameters.Request(parameters=[Parameter(name="seed", value=value)])
-        name = "sim_camera/set_parameters"
-        assert self._client.call(SetParameters, name, request, 30.0).results[0].successful
+        assert set_parameter(self._client, "seed", seed, "sim_camera").successful
         deadline = time.monotonic() + 30
         while len(self._stamps) == shown:
             assert time.monotonic() < deadline, "the camera never showed the scene"

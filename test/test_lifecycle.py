@@ -8,8 +8,7 @@ import threading
 
 import pytest
 from lifecycle_msgs.msg import Transition
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
-from rcl_interfaces.srv import SetParameters
+from setting import set_parameter
 
 from robobrain_ros.client import BrainClient
 from robobrain_ros.errors import ErrorCode
@@ -22,12 +21,6 @@ NODE = "robobrain_ros.brain_node"
 def client(ros):
     with BrainClient() as client:
         yield client
-
-
-def set_model(client, model):
-    value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=model)
-    request = SetParameters.Request(parameters=[Parameter(name="model", value=value)])
-    return client.call(SetParameters, "robobrain/set_parameters", request, 10.0).results[0]
 
 
 def test_cycles_serve_only_while_active(client, still_cameras, scene):
@@ -57,12 +50,20 @@ def test_configure_fails_with_a_sentence_and_can_be_tried_again(client, model, l
         client.wait_for_node(60.0)
         assert not client.configure()
         assert client.state() == "unconfigured"
-        assert set_model(client, "nano").successful
+        assert set_parameter(client, "model", "nano").successful
         assert client.configure() and client.state() == "inactive"
     log_file.seek(0)
     log = log_file.read().decode()
     assert "Can't load the model" in log and model in log
     assert "Traceback" not in log
+
+
+def test_a_camera_added_before_configure_is_served(client, still_cameras, scene):
+    with NodeProcess(NODE), still_cameras.publishing("side", scene):
+        client.wait_for_node(60.0)
+        assert set_parameter(client, "cameras", ["camera", "side"]).successful
+        assert client.configure() and client.activate()
+        assert client.point_to(f"the {scene.name}", camera="side").success
 
 
 def test_services_answer_while_the_model_loads(client):
@@ -121,8 +122,13 @@ def test_namespace_and_name_can_be_remapped(ros):
     remaps = ("__ns:=/arm", "__node:=eyes")
     with NodeProcess(NODE, remaps=remaps), BrainClient("/arm/eyes") as client:
         assert client.wait_for_node(60.0) == "unconfigured"
-        names = {name for name, _ in client.node.get_node_names_and_namespaces()}
-        assert {"eyes", "robobrain_cameras"} <= names
+        wanted = {"eyes", "robobrain_cameras"}
+        for _ in range(100):  # the graph becomes known after the services
+            names = {name for name, _ in client.node.get_node_names_and_namespaces()}
+            if wanted <= names:
+                break
+            threading.Event().wait(0.1)
+        assert wanted <= names
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

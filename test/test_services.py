@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Duration, Time
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
-from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rcl_interfaces.srv import DescribeParameters
 from rclpy.action import ActionClient
 from sensor_msgs.msg import Image
+from setting import set_parameter
 
 from robobrain_ros.action import Infer
 from robobrain_ros.client import BrainClient
@@ -341,16 +341,3 @@ def test_every_parameter_is_described(brain):
 def test_parameters_that_cannot_change_now_are_refused(brain, name, value):
     result = set_parameter(brain, name, value)
     assert not result.successful and result.reason
-
-
-def set_parameter(brain, name, value):
-    kinds = {
-        str: ("string_value", ParameterType.PARAMETER_STRING),
-        int: ("integer_value", ParameterType.PARAMETER_INTEGER),
-        float: ("double_value", ParameterType.PARAMETER_DOUBLE),
-        list: ("string_array_value", ParameterType.PARAMETER_STRING_ARRAY),
-    }
-    field, kind = kinds[type(value)]
-    parameter = Parameter(name=name, value=ParameterValue(type=kind, **{field: value}))
-    request = SetParameters.Request(parameters=[parameter])
-    return brain.call(SetParameters, "robobrain/set_parameters", request, 10.0).results[0]
