@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,15 +182,21 @@ def refuse(parameters: list[Parameter], configured: bool) -> str:
 
     `configured`: the model is loaded, so load-time parameters are fixed until cleanup.
     """
-    specs = {spec.name: spec for spec in SPECS}
+    load_time = {spec.name for spec in SPECS if spec.load_time}
     for parameter in parameters:
         name, value = parameter.name, parameter.value
-        spec = specs.get(name)
-        topic = name.rpartition(".")[2] in CAMERA_TOPICS
-        if configured and (topic or (spec is not None and spec.load_time)):
+        if configured and (name in load_time or name.rpartition(".")[2] in CAMERA_TOPICS):
             return f"{name} is fixed while the node is configured: clean it up first."
-        if spec is not None and spec.choices and value not in spec.choices:
-            return f"{name} is one of {', '.join(spec.choices)}, not {value!r}."
         if name == "cameras" and (not value or "" in value or len(set(value)) != len(value)):
             return "cameras needs at least one name, each of them different and not empty."
+    return not_a_choice(SPECS, parameters)
+
+
+def not_a_choice(specs: Sequence[Spec], parameters: Sequence[Parameter]) -> str:
+    """Return what is wrong with a value that is none of its spec's choices, or an empty string."""
+    choices = {spec.name: spec.choices for spec in specs if spec.choices}
+    for parameter in parameters:
+        allowed = choices.get(parameter.name, (parameter.value,))
+        if parameter.value not in allowed:
+            return f"{parameter.name} is one of {', '.join(allowed)}, not {parameter.value}."
     return ""

@@ -32,7 +32,7 @@ from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 
-from robobrain_ros.parameters import Spec
+from robobrain_ros.parameters import Spec, not_a_choice
 from robobrain_ros.sim.assets import AssetsNotFound
 from robobrain_ros.sim.layout import NoLayout
 from robobrain_ros.sim.tabletop import Tabletop
@@ -157,14 +157,8 @@ class SimCamera(Node):
         return topics
 
     def _check(self, parameters: Sequence[Parameter]) -> SetParametersResult:
-        """Refuse what a descriptor can't: a choice that there isn't."""
-        choices = {spec.name: spec.choices for spec in _SPECS if spec.choices}
-        for parameter in parameters:
-            allowed = choices.get(parameter.name, (parameter.value,))
-            if parameter.value not in allowed:
-                reason = f"{parameter.name} is one of {', '.join(allowed)}, not {parameter.value}."
-                return SetParametersResult(successful=False, reason=reason)
-        return SetParametersResult(successful=True)
+        reason = not_a_choice(_SPECS, parameters)
+        return SetParametersResult(successful=not reason, reason=reason)
 
     def _publish(self) -> None:
         changed = self._shown_seed != self._value("seed")
