@@ -97,8 +97,9 @@ class Camera:
     def keep(self, snapshot: Snapshot) -> None:
         """Hold a snapshot for later requests with its stamp, longer than the frames around it."""
         with self._lock:
-            if snapshot not in self._kept:
-                self._kept.append(snapshot)
+            if earlier := self._kept_at(stamp_of(snapshot.color)):
+                self._kept.remove(earlier)  # the new one may have the depth that was missing
+            self._kept.append(snapshot)
 
     def find(self, stamp_ns: int, now_ns: int, max_age_s: float) -> Snapshot | None:
         """Return the colour image asked for with its depth and intrinsics, or None if not all here.
@@ -106,7 +107,8 @@ class Camera:
         stamp_ns: 0 = the newest that is complete, at most `max_age_s` old at `now_ns`.
         """
         with self._lock:
-            if kept := self._kept_at(stamp_ns):
+            kept = self._kept_at(stamp_ns)
+            if kept and kept.info and kept.depth_status is not LiftStatus.DEPTH_STALE:
                 return kept
             for color in self._candidates(stamp_ns, now_ns, max_age_s):
                 depth = self._nearest(self._depths, stamp_of(color))

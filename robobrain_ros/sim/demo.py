@@ -22,6 +22,7 @@ import numpy as np
 import rclpy
 from numpy.typing import NDArray
 from sensor_msgs.msg import Image
+from vision_msgs.msg import BoundingBox2D
 
 from robobrain_ros.client import BrainClient
 from robobrain_ros.sim.processes import NodeProcess, environment
@@ -152,13 +153,17 @@ def ground(brain: BrainClient, truth: Truth, name: str) -> Asked:
         return failed(question, response, seconds)
     region = response.regions[0]
     centre = region.box.center.position
-    half = np.array([region.box.size_x, region.box.size_y]) / 2
-    box = np.array([centre.x - half[0], centre.y - half[1], centre.x + half[0], centre.y + half[1]])
     position, error = measured(truth, name, region)
-    correct = box_iou(box, truth.box(name)) >= MIN_IOU and error <= MAX_DISTANCE_MM
+    correct = box_iou(corners(region.box), truth.box(name)) >= MIN_IOU and error <= MAX_DISTANCE_MM
     return Asked(
         f"Box of the {name}", response, (centre.x, centre.y), position, error, correct, seconds
     )
+
+
+def corners(box: BoundingBox2D) -> tuple[float, float, float, float]:
+    """Return x1, y1, x2, y2 in pixels."""
+    centre, half_x, half_y = box.center.position, box.size_x / 2, box.size_y / 2
+    return centre.x - half_x, centre.y - half_y, centre.x + half_x, centre.y + half_y
 
 
 def measured(truth: Truth, name: str, lifted: Any) -> tuple[tuple | None, float]:
@@ -196,11 +201,8 @@ def picture(truth: Truth, asked: list[Asked]) -> NDArray[np.uint8]:
     image = truth.frame.rgb.copy()
     for number, one in enumerate(asked, start=1):
         for region in getattr(one.response, "regions", ()):
-            box = region.box
-            centre = np.array([box.center.position.x, box.center.position.y])
-            half = np.array([box.size_x, box.size_y]) / 2
-            corners = np.round([centre - half, centre + half]).astype(int)
-            cv2.rectangle(image, *map(tuple, corners.tolist()), (255, 150, 30), 2, cv2.LINE_AA)
+            x1, y1, x2, y2 = (round(side) for side in corners(region.box))
+            cv2.rectangle(image, (x1, y1), (x2, y2), (255, 150, 30), 2, cv2.LINE_AA)
         if np.isfinite(one.pixel).all():
             pin(image, one.pixel, number)
     return np.hstack([image, top_view(truth, asked, image.shape[0])])

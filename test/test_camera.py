@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots from real topics."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import rclpy
+from builtin_interfaces.msg import Time
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+
+from robobrain_ros.camera import Camera, Topics, nanoseconds
+from robobrain_ros.spinning import SpinThread
+from robobrain_ros.tf_projection import LiftStatus
+
+STAMP = Time(sec=7)
+ARGUMENTS = (nanoseconds(STAMP), nanoseconds(STAMP), 1.0)
+
+
+@pytest.fixture
+def node(ros):
+    spinner = SpinThread("camera_test")
+    node = rclpy.create_node("camera_test")
+    spinner.executor.add_node(node)
+    spinner.start()
+    yield node
+    spinner.stop()
+    node.destroy_node()
+
+
+def publish_until(publishers, found):
+    """Publish an empty message of STAMP on each until `found()` gives something."""
+    for _ in range(100):
+        for publisher in publishers:
+            publisher.publish(publisher.msg_type(header=Header(stamp=STAMP)))
+        if (value := found()) is not None:
+            return value
+        time.sleep(0.1)
+    pytest.fail("the camera never found what was published")
+
+
+def test_depth_that_comes_after_its_colour_was_asked_about_is_used(node):
+    camera = Camera(node, "late", Topics("late/color", "late/info", "late/depth", ""), 0.02)
+    depth = node.create_publisher(Image, "late/depth", 2)
+    color = node.create_publisher(Image, "late/color", 2)
+    info = node.create_publisher(CameraInfo, "late/info", 2)
+    first = publish_until([color, info], lambda: camera.find_color(*ARGUMENTS))
+    assert first.depth is None
+    camera.keep(first)
+    whole = publish_until([info, depth], lambda: camera.find(*ARGUMENTS))
+    assert whole.depth is not None and whole.depth_status is LiftStatus.OK
+    camera.keep(whole)
+    assert camera.find_color(*ARGUMENTS) is camera.find(*ARGUMENTS) is whole
