@@ -26,7 +26,8 @@ class TransformBroadcaster:
 class StaticTransformBroadcaster:
     """Sends transforms on /tf_static, each time all of them: only the last message is latched.
 
-    As in tf2_ros, the first transform of a child frame stays: a later one is not sent.
+    As in Jazzy's tf2_ros, the first transform of a child frame stays: a later one is not
+    sent. (Rolling's replaces it.)
     """
 
     def __init__(self, node: Node, qos: QoSProfile | int | None = None) -> None:

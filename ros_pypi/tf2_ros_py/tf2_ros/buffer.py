@@ -18,6 +18,7 @@ from rclpy.time import Time
 from tf2_msgs.srv import FrameGraph
 
 from .buffer_core import BufferCore
+from .exceptions import TransformException
 
 # tf2_ros's interval between two looks while it waits in can_transform.
 POLL_S = 0.02
@@ -163,8 +164,12 @@ class Buffer(BufferCore):
         future = Future()
 
         def on_new_data() -> None:
-            if not future.done() and is_there():
+            if future.done() or not is_there():
+                return
+            try:
                 future.set_result(look_up())
+            except TransformException as error:  # another thread's data pushed it out
+                future.set_exception(error)
 
         def forget(_: Future) -> None:
             with self._callbacks_lock:

@@ -20,10 +20,16 @@ from .exceptions import (
     TransformException,
 )
 from .frame_history import Sample, StaticHistory, TimedHistory, seconds
-from .rigid import Rigid, normalize
+from .rigid import Rigid, canonical, normalize
 
 # tf2's limit: a longer path is taken for a loop.
 MAX_GRAPH_DEPTH = 1000
+
+# What tf2 calls the parent of a frame whose transforms were all forgotten.
+NO_PARENT = "NO_PARENT"
+
+# In nanoseconds, the shortest span that tf2 takes a frame's rate over.
+SHORTEST_SPAN = 100_000
 
 
 class BufferCore:
@@ -35,7 +41,8 @@ class BufferCore:
         )
         self._histories: dict[str, StaticHistory | TimedHistory] = {}
         self._authorities: dict[str, str] = {}
-        self._known: set[str] = set()
+        # Every frame that was named, oldest first: tf2 lists them in this order.
+        self._known: dict[str, None] = {}
         self._lock = threading.RLock()
 
     def set_transform(self, transform: TransformStamped, authority: str) -> None:
@@ -61,10 +68,10 @@ class BufferCore:
         sample = Sample(
             nanoseconds(transform.header.stamp),
             parent,
-            pose._replace(rotation=normalize(pose.rotation)),
+            pose._replace(rotation=canonical(normalize(pose.rotation))),
         )
         with self._lock:
-            self._known |= {parent, child}
+            self._known |= {child: None, parent: None}
             history = new_history()
             # A frame that turns from moving to static or back loses its past.
             if type(self._histories.get(child)) is not type(history):
@@ -99,22 +106,22 @@ class BufferCore:
     ) -> TransformStamped:
         """As lookup_transform_core, between two times, over a frame that does not move."""
         with self._lock:
-            for argument, frame in (
-                ("target", target_frame),
-                ("source", source_frame),
-                ("fixed", fixed_frame),
-            ):
-                self._validate(f"lookupTransform argument {argument}_frame", frame)
-            _, to_fixed = self._lookup(fixed_frame, source_frame, nanoseconds(source_time))
-            stamp, from_fixed = self._lookup(target_frame, fixed_frame, nanoseconds(target_time))
-        return _message(target_frame, source_frame, stamp, from_fixed @ to_fixed)
+            stamp, pose = self._lookup_full(
+                target_frame,
+                nanoseconds(target_time),
+                source_frame,
+                nanoseconds(source_time),
+                fixed_frame,
+            )
+        return _message(target_frame, source_frame, stamp, pose)
 
     def can_transform_core(
         self, target_frame: str, source_frame: str, time: Any
     ) -> tuple[bool, str]:
         """Whether lookup_transform_core would succeed, and why not."""
         try:
-            self.lookup_transform_core(target_frame, source_frame, time)
+            with self._lock:
+                self._lookup(target_frame, source_frame, nanoseconds(time))
         except TransformException as error:
             return False, str(error)
         return True, ""
@@ -129,46 +136,66 @@ class BufferCore:
     ) -> tuple[bool, str]:
         """Whether lookup_transform_full_core would succeed, and why not."""
         try:
-            self.lookup_transform_full_core(
-                target_frame, target_time, source_frame, source_time, fixed_frame
-            )
+            with self._lock:
+                self._lookup_full(
+                    target_frame,
+                    nanoseconds(target_time),
+                    source_frame,
+                    nanoseconds(source_time),
+                    fixed_frame,
+                )
         except TransformException as error:
             return False, str(error)
         return True, ""
 
     def get_latest_common_time(self, target_frame: str, source_frame: str) -> Time:
-        """The newest time at which both frames are known; 0 between static frames."""
+        """The newest time at which both frames are known; 0 between static frames.
+
+        As in tf2, a missing connection or a loop is a plain TransformException here.
+        """
         with self._lock:
             for frame in (target_frame, source_frame):
                 self._validate("get_latest_common_time", frame)
-            return Time(nanoseconds=self._latest_common_time(target_frame, source_frame))
+            try:
+                return Time(nanoseconds=self._latest_common_time(target_frame, source_frame))
+            except TransformException as error:
+                raise TransformException(str(error)) from error
 
     def all_frames_as_yaml(self) -> str:
-        """The tree as a YAML document, which tools draw."""
+        """The tree as a YAML document, which tools such as view_frames draw."""
         with self._lock:
             lines = [
                 line
-                for child, history in self._histories.items()
+                for child, history in self._listed()
                 if len(history)
-                for line in (
-                    f"{child}: ",
-                    f"  parent: '{history.latest().parent}'",
-                    f"  broadcaster: '{self._authorities[child]}'",
-                    f"  most_recent_transform: {seconds(history.latest().stamp)}",
-                    f"  oldest_transform: {seconds(history.oldest().stamp)}",
-                    f"  buffer_length: {seconds(history.latest().stamp - history.oldest().stamp)}",
-                )
+                for line in self._described(child, history)
             ]
-        return "\n".join(lines) + "\n" if lines else "[]"
+            return "".join(f"{line}\n" for line in lines) if self._known else "[]"
+
+    def _described(self, child: str, history: StaticHistory | TimedHistory) -> tuple[str, ...]:
+        newest, oldest = history.latest(), history.oldest()
+        span = newest.stamp - oldest.stamp
+        return (
+            f"{child}: ",
+            f"  parent: '{newest.parent}'",
+            f"  broadcaster: '{self._authorities[child]}'",
+            f"  rate: {len(history) * 1e9 / max(span, SHORTEST_SPAN):.3f}",
+            f"  most_recent_transform: {seconds(newest.stamp)}",
+            f"  oldest_transform: {seconds(oldest.stamp)}",
+            f"  buffer_length: {span * 1e-9:.3f}",
+        )
 
     def all_frames_as_string(self) -> str:
         """The tree, a sentence per frame."""
         with self._lock:
             return "".join(
-                f"Frame {child} exists with parent {history.latest().parent}.\n"
-                for child, history in self._histories.items()
-                if len(history)
+                f"Frame {child} exists with parent "
+                f"{history.latest().parent if len(history) else NO_PARENT}.\n"
+                for child, history in self._listed()
             )
+
+    def _listed(self) -> list[tuple[str, StaticHistory | TimedHistory]]:
+        return [(name, self._histories[name]) for name in self._known if name in self._histories]
 
     def clear(self) -> None:
         """Forget what was received on /tf."""
@@ -203,6 +230,15 @@ class BufferCore:
                 f"{error}, when looking up transform from frame [{source}] to frame [{target}]"
             ) from error
 
+    def _lookup_full(
+        self, target: str, target_time: int, source: str, source_time: int, fixed: str
+    ) -> tuple[int, Rigid]:
+        for argument, frame in (("target", target), ("source", source), ("fixed", fixed)):
+            self._validate(f"lookupTransform argument {argument}_frame", frame)
+        _, to_fixed = self._lookup(fixed, source, source_time)
+        stamp, from_fixed = self._lookup(target, fixed, target_time)
+        return stamp, from_fixed @ to_fixed
+
     def _walk(self, target: str, source: str, time: int) -> Rigid:
         """Climb from the source to the root, the target or a gap, then from the target to there."""
         top_from_source, top, gap = Rigid(), source, None
@@ -214,7 +250,7 @@ class BufferCore:
                 gap = error
                 break
             top_from_source, top = sample.pose @ top_from_source, sample.parent
-            depth = _deeper(depth)
+            depth = self._deeper(depth)
         top_from_target, frame = Rigid(), target
         depth = 0
         while frame != top and frame in self._histories:
@@ -222,7 +258,7 @@ class BufferCore:
             if frame == source:
                 return top_from_target.inverse()
             top_from_target, frame = sample.pose @ top_from_target, sample.parent
-            depth = _deeper(depth)
+            depth = self._deeper(depth)
         if frame == top:
             return top_from_target.inverse() @ top_from_source
         raise gap if gap else _unconnected(target, source)
@@ -235,11 +271,11 @@ class BufferCore:
         # The latest time at which the source is known in each of its ancestors.
         known_until = {source: math.inf}
         frame, stamp, depth = source, math.inf, 0
-        while history := self._histories.get(frame):
+        while frame != target and (history := self._histories.get(frame)):
             sample = history.latest()
             frame, stamp = sample.parent, min(stamp, sample.stamp or math.inf)
             known_until.setdefault(frame, stamp)
-            depth = _deeper(depth)
+            depth = self._deeper(depth)
         frame, stamp, depth = target, math.inf, 0
         while frame not in known_until:
             history = self._histories.get(frame)
@@ -247,9 +283,17 @@ class BufferCore:
                 raise _unconnected(target, source)
             sample = history.latest()
             frame, stamp = sample.parent, min(stamp, sample.stamp or math.inf)
-            depth = _deeper(depth)
+            depth = self._deeper(depth)
         stamp = min(stamp, known_until[frame])
         return 0 if stamp == math.inf else stamp
+
+    def _deeper(self, depth: int) -> int:
+        if depth >= MAX_GRAPH_DEPTH:
+            raise LookupException(
+                "The tf tree is invalid because it contains a loop.\n"
+                f"{self.all_frames_as_string()}\n"
+            )
+        return depth + 1
 
 
 def nanoseconds(time: Any) -> int:
@@ -276,12 +320,6 @@ def _flaw(parent: str, child: str, pose: Rigid) -> str:
     return ""
 
 
-def _deeper(depth: int) -> int:
-    if depth > MAX_GRAPH_DEPTH:
-        raise LookupException("The tf tree is invalid because it contains a loop.")
-    return depth + 1
-
-
 def _unconnected(target: str, source: str) -> ConnectivityException:
     return ConnectivityException(
         f"Could not find a connection between '{target}' and '{source}' "
@@ -296,5 +334,5 @@ def _message(target: str, source: str, stamp: int, pose: Rigid) -> TransformStam
     message.child_frame_id = source
     translation, rotation = message.transform.translation, message.transform.rotation
     translation.x, translation.y, translation.z = pose.translation
-    rotation.x, rotation.y, rotation.z, rotation.w = normalize(pose.rotation)
+    rotation.x, rotation.y, rotation.z, rotation.w = canonical(normalize(pose.rotation))
     return message

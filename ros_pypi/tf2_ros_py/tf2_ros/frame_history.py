@@ -121,4 +121,5 @@ class TimedHistory:
 
 def seconds(nanoseconds: int) -> str:
     """A time as tf2 writes it."""
-    return f"{nanoseconds * 1e-9:.6f}"
+    whole, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{whole + rest * 1e-9:.6f}"

@@ -59,6 +59,16 @@ def normalize(q: Quaternion) -> Quaternion:
     return tuple(a / norm for a in q)
 
 
+def canonical(q: Quaternion) -> Quaternion:
+    """Of q and -q, which are the same rotation, the one that tf2 keeps and hands out.
+
+    As tf2's Matrix3x3::getRotation: w > 0 up to a turn of 120 degrees, beyond that the
+    largest of x, y and z. It decides which way a half turn is interpolated.
+    """
+    leading = q[3] if abs(q[3]) > 0.5 else max(q[:3], key=abs)
+    return q if leading >= 0.0 else tuple(-a for a in q)
+
+
 def slerp(a: Quaternion, b: Quaternion, ratio: float) -> Quaternion:
     """The rotation on the shorter arc from a to b."""
     cosine = sum(p * q for p, q in zip(a, b))
