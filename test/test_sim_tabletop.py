@@ -204,6 +204,117 @@ def test_the_camera_frame_is_optical(scene):
     assert rotation[2, 1] < 0 and rotation[2, 2] < 0
 
 
+def looking_at(target, azimuth, elevation, distance):
+    """Pose (4, 4) of an optical frame whose z meets the target; x is level, y points down."""
+    azimuth, elevation = np.radians([azimuth, elevation])
+    outwards = np.array(
+        [
+            np.cos(elevation) * np.cos(azimuth),
+            np.cos(elevation) * np.sin(azimuth),
+            np.sin(elevation),
+        ]
+    )
+    right = np.array([-np.sin(azimuth), np.cos(azimuth), 0])
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([right, np.cross(-outwards, right), -outwards], 1)
+    pose[:3, 3] = target + distance * outwards
+    return pose
+
+
+def nudged(pose):
+    """The pose moved by some centimetres and turned by some degrees, about all axes."""
+    x, y, z = np.radians([3.0, -4.0, 5.0])
+    about_x = [[1, 0, 0], [0, np.cos(x), -np.sin(x)], [0, np.sin(x), np.cos(x)]]
+    about_y = [[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]]
+    about_z = [[np.cos(z), -np.sin(z), 0], [np.sin(z), np.cos(z), 0], [0, 0, 1]]
+    moved = pose.copy()
+    moved[:3, :3] = pose[:3, :3] @ about_x @ about_y @ about_z
+    moved[:3, 3] += (0.05, -0.04, 0.06)
+    return moved
+
+
+def test_a_moved_camera_sees_the_same_surface(scene):
+    table, frame = scene
+    points = surface(table, frame.depth)
+    pose = nudged(table.world_from_optical)
+    table.look_from(pose)
+    np.testing.assert_allclose(table.world_from_optical, pose, atol=1e-12)
+    other = table.render()
+    again = surface(table, other.depth)
+    over_table = (np.abs(again[..., :2]) < (0.6, 0.5)).all(-1) & (other.labels == 0)
+    # The rest is the arm.
+    assert np.mean(np.abs(again[over_table][:, 2]) < 0.001) > 0.5
+    # What was seen before, where the moved camera sees it.
+    seen, labels = points[frame.labels > 0], frame.labels[frame.labels > 0]
+    local = (seen - pose[:3, 3]) @ pose[:3, :3]
+    u, v = np.rint(local @ table.K.T / local[:, 2:])[:, :2].astype(int).T
+    inside = (u >= 0) & (u < WIDTH) & (v >= 0) & (v < HEIGHT)
+    u, v = u[inside], v[inside]
+    assert inside.mean() > 0.6
+    assert np.mean(other.labels[v, u] == labels[inside]) > 0.85
+    distance = np.linalg.norm(again[v, u] - seen[inside], axis=-1)
+    # A pixel is 5 to 7 mm wide; the rest is hidden now.
+    assert np.median(distance) < 0.006
+    assert np.mean(distance < 0.015) > 0.85
+
+
+def test_a_camera_looks_along_z_with_x_to_the_right_and_y_down(table):
+    table.reset(SEEDS[0])
+    target = table.objects[0].position
+    table.look_from(looking_at(target, azimuth=25, elevation=55, distance=0.4))
+    centre = (WIDTH - 1) / 2, (HEIGHT - 1) / 2
+    np.testing.assert_allclose(table.project(target[None])[0], centre, atol=1e-6)
+    labels = table.render().labels
+    rows, columns = np.nonzero(labels == 1)
+    assert np.abs(np.array([columns.mean(), rows.mean()]) - centre).max() < 8
+    up = table.project(target[None] + (0, 0, 0.05))[0] - centre
+    assert up[1] < -5 and abs(up[0]) < 1e-6
+    # Mirrored by nothing: a camera that turns to its right sees the object move to the left.
+    turned = table.world_from_optical
+    angle = np.radians(10)
+    turn = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
+    turned[:3, :3] = turned[:3, :3] @ turn
+    table.look_from(turned)
+    assert np.nonzero(table.render().labels == 1)[1].mean() < columns.mean() - 10
+
+
+def test_looking_from_elsewhere_changes_nothing_else(table):
+    table.reset(SEEDS[1])
+    before = snapshot(table)
+    pose = before[1]
+    table.look_from(nudged(pose))
+    moved = snapshot(table)
+    assert moved[0] == before[0]
+    np.testing.assert_array_equal(moved[2], before[2])
+    assert (moved[4] != before[4]).mean() > 0.9
+    table.look_from(pose)
+    back = snapshot(table)
+    np.testing.assert_allclose(back[4], before[4], atol=1e-4)
+    assert (back[5] != before[5]).mean() < 1e-3
+    assert np.abs(back[3].astype(int) - before[3]).mean() < 0.05
+    table.look_from(nudged(pose))
+    table.reset(SEEDS[1])
+    for one, other in zip(before, snapshot(table), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda pose: pose[:3], "4x4"),
+        (lambda pose: pose * np.array([1, 1, -1, 1]), "rigid"),
+        (lambda pose: 2 * pose, "rigid"),
+        (lambda pose: pose.T, "rigid"),
+        (lambda pose: np.where(pose == 1, np.nan, pose), "rigid"),
+    ],
+)
+def test_a_pose_that_is_not_rigid_is_refused(table, change, expected):
+    pose = table.world_from_optical
+    with pytest.raises(ValueError, match=expected):
+        table.look_from(change(pose))
+    np.testing.assert_array_equal(table.world_from_optical, pose)
+
+
 def test_points_behind_the_camera_have_no_pixel(table):
     pose = table.world_from_optical
     behind = pose[:3, 3] - pose[:3, 2]

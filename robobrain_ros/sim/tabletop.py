@@ -132,6 +132,33 @@ class Tabletop:
         self._option.geomgroup[:] = 0
         self._option.geomgroup[VISIBLE_GROUP] = 1
         self._option.geomgroup[ARM_GROUP] = self.arm_shown
+        self._update_view()
+
+    def look_from(self, world_from_optical: NDArray[np.float64]) -> None:
+        """Look at the current scene from another pose, until the next `reset` or `look_from`.
+
+        world_from_optical: (4, 4) pose of the camera in the table's frame; optical frame of
+        REP-103. Objects, arm and gripper stay; the headlight moves with the camera. An object may
+        be out of view. Raises ValueError when the matrix is not a rigid transform.
+        """
+        pose = np.asarray(world_from_optical, np.float64)
+        if pose.shape != (4, 4):
+            raise ValueError(f"The camera's pose must be a 4x4 matrix, got the shape {pose.shape}.")
+        rotation = pose[:3, :3]
+        orthonormal = np.allclose(rotation @ rotation.T, np.eye(3), rtol=0, atol=1e-6)
+        finite = np.isfinite(pose).all() and np.array_equal(pose[3], (0, 0, 0, 1))
+        if not (orthonormal and finite and np.linalg.det(rotation) > 0):
+            raise ValueError(
+                "The camera's pose must be a rigid transform: a rotation matrix, a position in "
+                f"metres and the last row 0 0 0 1, got {pose.tolist()}."
+            )
+        self._model.cam_pos[0] = pose[:3, 3]
+        axes = np.ascontiguousarray(rotation * _OPTICAL_FROM_CAMERA)
+        mujoco.mju_mat2Quat(self._model.cam_quat[0], axes.ravel())
+        mujoco.mj_camlight(self._model, self._data)
+        self._update_view()
+
+    def _update_view(self) -> None:
         mujoco.mjv_updateScene(
             self._model,
             self._data,
