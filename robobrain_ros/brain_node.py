@@ -68,6 +68,8 @@ class BrainNode(LifecycleNode):
         self._changing = False
         self.add_on_set_parameters_callback(self._on_parameters)
         parameters.declare(self)
+        self._follow_clock([self.get_parameter("use_sim_time")])
+        self.add_post_set_parameters_callback(self._follow_clock)
         self._requests = RequestServer(self, self._waiting)
         self._make_change_state_awaitable()
         if self.get_parameter("autostart").value:
@@ -197,7 +199,7 @@ class BrainNode(LifecycleNode):
             await self._waiting.until(lambda: worker.close(timeout=0) or None, _UNLOAD_S)
 
     def _topics(self, name: str) -> Topics:
-        keys = ("color_topic", "info_topic", "depth_topic", "depth_info_topic")
+        keys = ("color_topic", "info_topic", "depth_topic", "depth_info_topic", "rectified")
         return Topics(*(self.get_parameter(f"{name}.{key}").value for key in keys))
 
     def _end_session(self) -> None:
@@ -211,11 +213,26 @@ class BrainNode(LifecycleNode):
     def _end_transforms(self) -> None:
         tf, self._tf = self._tf, None
         if tf is not None:
-            self._cameras.executor.create_task(tf.unregister)  # its thread, as in Camera.close
+            self._cameras.executor.create_task(_end, tf)  # its thread, as in Camera.close
 
     def _on_parameters(self, new: list[Parameter]) -> SetParametersResult:
-        reason = parameters.refuse(new, configured=self._worker is not None)
+        reason = parameters.refuse(self, new, configured=self._worker is not None)
         return SetParametersResult(successful=not reason, reason=reason)
+
+    def _follow_clock(self, new: list[Parameter]) -> None:
+        """Give the cameras' node this node's clock: TF is looked up and forgotten by it."""
+        clock = [parameter for parameter in new if parameter.name == "use_sim_time"]
+        if clock and self._cameras.executor is None:
+            self._cameras.set_parameters(clock)
+        elif clock:
+            self._cameras.executor.create_task(self._cameras.set_parameters, clock)
+
+
+def _end(tf: TransformListener) -> None:
+    """End a listener and its buffer, which would keep a service and a callback on the node."""
+    tf.unregister()
+    tf.buffer.jump_handle.unregister()
+    tf.node.destroy_service(tf.buffer.srv)
 
 
 def _wants(request: ChangeState.Request, transition_id: int, label: str) -> bool:

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from builtin_interfaces.msg import Time
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from robobrain_ros.errors import BrainError, ErrorCode
 from robobrain_ros.tf_projection import LiftStatus
@@ -24,30 +24,41 @@ KEPT_SNAPSHOTS = 4
 """Snapshots held after they were asked about, so that a second question can be about the same."""
 
 _NS = 1_000_000_000
+_RESET_NS = _NS  # a stamp this far before the newest comes from a clock that was set back
+
+AnyImage = Image | CompressedImage
 
 
 @dataclass(frozen=True)
 class Topics:
-    """Topic names of one camera; an empty name means that the camera has no such topic."""
+    """Topic names of one camera; an empty name means that the camera has no such topic.
+
+    Image topics that end as image_transport's do, in `compressed` or `compressedDepth`, carry
+    CompressedImage. rectified: the images are rectified, and P of the camera info holds for them.
+    """
 
     color: str
     info: str
     depth: str
     depth_info: str
+    rectified: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """One moment of one camera: a colour image and what belongs to it by stamp.
 
-    `depth_status` is OK exactly when `depth` is there; otherwise it is the reason for its absence.
+    `depth_status` is OK exactly when `depth` is there; otherwise it is the reason for its absence,
+    and `absence` a sentence about it.
     """
 
-    color: Image
+    color: AnyImage
     info: CameraInfo | None = None
-    depth: Image | None = None
+    depth: AnyImage | None = None
     depth_info: CameraInfo | None = None
     depth_status: LiftStatus = LiftStatus.NO_DEPTH_CAMERA
+    absence: str = ""
+    rectified: bool = False
 
 
 class Camera:
@@ -62,18 +73,18 @@ class Camera:
         self._topics = topics
         self._tolerance_ns = int(sync_tolerance_s * _NS)
         self._lock = threading.Lock()
-        self._colors: deque[Image] = deque(maxlen=RING_LENGTH)
-        self._depths: deque[Image] = deque(maxlen=RING_LENGTH)
+        self._colors: deque[AnyImage] = deque(maxlen=RING_LENGTH)
+        self._depths: deque[AnyImage] = deque(maxlen=RING_LENGTH)
+        self._infos: deque[CameraInfo] = deque(maxlen=RING_LENGTH)
+        self._depth_infos: deque[CameraInfo] = deque(maxlen=RING_LENGTH)
         self._kept: deque[Snapshot] = deque(maxlen=KEPT_SNAPSHOTS)
-        self._info: CameraInfo | None = None
-        self._depth_info: CameraInfo | None = None
         self._subscriptions = [
-            self._subscribe(kind, topic, callback)
-            for kind, topic, callback in (
-                (Image, topics.color, self._on_color),
-                (CameraInfo, topics.info, self._on_info),
-                (Image, topics.depth, self._on_depth),
-                (CameraInfo, topics.depth_info, self._on_depth_info),
+            self._subscribe(kind, topic, ring)
+            for kind, topic, ring in (
+                (_image_type(topics.color), topics.color, self._colors),
+                (CameraInfo, topics.info, self._infos),
+                (_image_type(topics.depth), topics.depth, self._depths),
+                (CameraInfo, topics.depth_info, self._depth_infos),
             )
             if topic
         ]
@@ -91,7 +102,7 @@ class Camera:
             self._node.destroy_subscription(subscription)
         self._subscriptions = []
         with self._lock:
-            for held in (self._colors, self._depths, self._kept):
+            for held in (self._colors, self._depths, self._infos, self._depth_infos, self._kept):
                 held.clear()
 
     def keep(self, snapshot: Snapshot) -> None:
@@ -104,16 +115,16 @@ class Camera:
     def find(self, stamp_ns: int, now_ns: int, max_age_s: float) -> Snapshot | None:
         """Return the colour image asked for with its depth and intrinsics, or None if not all here.
 
-        stamp_ns: 0 = the newest that is complete, at most `max_age_s` old at `now_ns`.
+        stamp_ns: 0 = the newest that is complete, at most `max_age_s` from `now_ns`.
         """
         with self._lock:
             kept = self._kept_at(stamp_ns)
             if kept and kept.info and kept.depth_status is not LiftStatus.DEPTH_STALE:
                 return kept
             for color in self._candidates(stamp_ns, now_ns, max_age_s):
-                depth = self._nearest(self._depths, stamp_of(color))
-                if self._is_complete(depth):
-                    return self._snapshot(color, depth)
+                snapshot = self._snapshot(color)
+                if self._is_complete(snapshot):
+                    return snapshot
         return None
 
     def find_color(self, stamp_ns: int, now_ns: int, max_age_s: float) -> Snapshot | None:
@@ -122,7 +133,7 @@ class Camera:
             if kept := self._kept_at(stamp_ns):
                 return kept
             for color in self._candidates(stamp_ns, now_ns, max_age_s):
-                return self._snapshot(color, self._nearest(self._depths, stamp_of(color)))
+                return self._snapshot(color)
         return None
 
     def absence(self, stamp_ns: int, now_ns: int, max_age_s: float) -> BrainError:
@@ -147,11 +158,13 @@ class Camera:
                 f"No image of {topic} with that stamp is held (those held are {held} old): "
                 "ask sooner, or use stamp 0 for the newest.",
             )
-        age = (now_ns - max(stamps)) / _NS
+        age = (now_ns - stamps[-1]) / _NS
+        when = f"{age:.2f} s old" if age >= 0 else f"{-age:.2f} s in the future"
         return BrainError(
             ErrorCode.IMAGE_STALE,
-            f"The newest image on {topic} is {age:.2f} s old, the limit max_image_age is "
-            f"{max_age_s:.2f} s: check the camera, and that its clock is this machine's.",
+            f"The newest image on {topic} is {when}, the limit max_image_age is {max_age_s:.2f} s: "
+            "check the camera, that its clock is this machine's, and for simulations and bags "
+            "that use_sim_time is true and /clock is published.",
         )
 
     def expects(self, stamp_ns: int) -> bool:
@@ -159,54 +172,51 @@ class Camera:
         with self._lock:
             return not stamp_ns or not self._colors or stamp_ns > stamp_of(self._colors[-1])
 
-    def _subscribe(self, kind: type, topic: str, callback: Callable):
+    def _subscribe(self, kind: type, topic: str, ring: deque):
         return self._node.create_subscription(
             kind,
             topic,
-            callback,
+            partial(self._hold, ring),
             qos_profile_sensor_data,
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
 
-    def _on_color(self, message: Image) -> None:
+    def _hold(self, ring: deque, message: AnyImage | CameraInfo) -> None:
         with self._lock:
-            self._colors.append(message)
+            if ring and stamp_of(message) < stamp_of(ring[-1]) - _RESET_NS:
+                ring.clear()  # time went back: a bag loops, a simulation was reset
+                self._kept.clear()
+            ring.append(message)
 
-    def _on_depth(self, message: Image) -> None:
-        with self._lock:
-            self._depths.append(message)
-
-    def _on_info(self, message: CameraInfo) -> None:
-        self._info = message
-
-    def _on_depth_info(self, message: CameraInfo) -> None:
-        self._depth_info = message
-
-    def _candidates(self, stamp_ns: int, now_ns: int, max_age_s: float) -> list[Image]:
+    def _candidates(self, stamp_ns: int, now_ns: int, max_age_s: float) -> list[AnyImage]:
         if stamp_ns:
-            nearest = self._nearest(self._colors, stamp_ns)
+            nearest = self._within_tolerance(self._colors, stamp_ns)
             return [] if nearest is None else [nearest]
-        oldest = now_ns - int(max_age_s * _NS)
-        return [color for color in reversed(self._colors) if stamp_of(color) >= oldest]
+        # Nor from the future: what is left from before a jump back in time is no newest image.
+        return [
+            color
+            for color in reversed(self._colors)
+            if abs(now_ns - stamp_of(color)) <= max_age_s * _NS
+        ]
 
     def _kept_at(self, stamp_ns: int) -> Snapshot | None:
         if not stamp_ns:
             return None
         return next((kept for kept in self._kept if stamp_of(kept.color) == stamp_ns), None)
 
-    def _nearest(self, ring: deque[Image], stamp_ns: int) -> Image | None:
-        nearest = min(ring, key=lambda image: abs(stamp_of(image) - stamp_ns), default=None)
+    def _within_tolerance(self, ring: deque, stamp_ns: int) -> AnyImage | None:
+        nearest = _nearest(ring, stamp_ns)
         if nearest is None or abs(stamp_of(nearest) - stamp_ns) > self._tolerance_ns:
             return None
         return nearest
 
-    def _is_complete(self, depth: Image | None) -> bool:
+    def _is_complete(self, snapshot: Snapshot) -> bool:
         if not self._has_depth_camera():
             return True
         return (
-            depth is not None
-            and self._info is not None
-            and (self._depth_info is not None or not self._topics.depth_info)
+            snapshot.depth is not None
+            and snapshot.info is not None
+            and (snapshot.depth_info is not None or not self._topics.depth_info)
         )
 
     def _has_depth_camera(self) -> bool:
@@ -214,17 +224,49 @@ class Camera:
             self._depths or self._node.count_publishers(self._topics.depth)
         )
 
-    def _snapshot(self, color: Image, depth: Image | None) -> Snapshot:
-        if depth is not None:
-            status = LiftStatus.OK
-        elif self._has_depth_camera():
-            status = LiftStatus.DEPTH_STALE
-        else:
+    def _snapshot(self, color: AnyImage) -> Snapshot:
+        stamp = stamp_of(color)
+        depth = self._within_tolerance(self._depths, stamp)
+        status, absence = LiftStatus.OK, ""
+        if depth is None and self._has_depth_camera():
+            status, absence = LiftStatus.DEPTH_STALE, self._lag(stamp)
+        elif depth is None:
             status = LiftStatus.NO_DEPTH_CAMERA
-        return Snapshot(color, self._info, depth, self._depth_info, status)
+        return Snapshot(
+            color,
+            # Without a tolerance: drivers may send intrinsics once, or at a lower rate.
+            _nearest(self._infos, stamp),
+            depth,
+            _nearest(self._depth_infos, stamp if depth is None else stamp_of(depth)),
+            status,
+            absence,
+            self._topics.rectified,
+        )
+
+    def _lag(self, stamp_ns: int) -> str:
+        """Say which topic lags and by how much, where no depth is near a colour stamp."""
+        color, depth = map(self._node.resolve_topic_name, (self._topics.color, self._topics.depth))
+        nearest = _nearest(self._depths, stamp_ns)
+        if nearest is None:
+            return f"{depth} has a publisher, but no depth image has arrived."
+        lead = (stamp_of(nearest) - stamp_ns) / _NS
+        late, early = (depth, color) if lead < 0 else (color, depth)
+        return (
+            f"{late} lags {early}: the nearest depth is {abs(lead):.3f} s "
+            f"{'older' if lead < 0 else 'newer'} than the colour image, sync_tolerance is "
+            f"{self._tolerance_ns / _NS:.3f} s. Let the driver synchronise the two, or raise it."
+        )
 
 
-def stamp_of(message: Image) -> int:
+def _image_type(topic: str) -> type[AnyImage]:
+    return CompressedImage if topic.endswith(("/compressed", "/compressedDepth")) else Image
+
+
+def _nearest(ring: deque, stamp_ns: int):
+    return min(ring, key=lambda message: abs(stamp_of(message) - stamp_ns), default=None)
+
+
+def stamp_of(message: AnyImage | CameraInfo) -> int:
     """Return the header's stamp in nanoseconds."""
     return nanoseconds(message.header.stamp)
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image sizes and coordinates on the way to the model and back.
 
-Pixel coordinates are continuous: x runs right and y down from the image's top left corner, and an
-image W pixels wide spans 0 to W. Engines send images at a size that the model's processor keeps, so
-that the frame of an answer is known; answers are mapped back per axis, u = x * W_camera / W_sent.
+x runs right and y down. Engines send images at a size that the model's processor keeps, so that
+the frame of an answer is known; answers are mapped back per axis, u = x * W_camera / W_sent, as
+upstream and annotation tools do. Whether a model means a pixel's corner or its centre is finer than
+what it resolves: points are pixels, (0, 0) the centre of the top left one as in CameraInfo; the
+sides of a box are edges, from 0 to W.
 """
 
 import math

@@ -12,7 +12,7 @@ from cv_bridge import CvBridge, CvBridgeError
 from geometry_msgs.msg import Point, Pose, PoseArray, PoseStamped, Quaternion, TransformStamped
 from nav_msgs.msg import Path
 from numpy.typing import NDArray
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import ColorRGBA, Header
 from vision_msgs.msg import (
     BoundingBox2D,
@@ -26,7 +26,9 @@ from vision_msgs.msg import (
 )
 from visualization_msgs.msg import Marker, MarkerArray
 
+from robobrain_ros.acquisition import Poses
 from robobrain_ros.camera import Snapshot
+from robobrain_ros.decoding import decode_color, decode_compressed_depth
 from robobrain_ros.errors import BrainError, ErrorCode
 from robobrain_ros.msg import LiftedPoint as LiftedPointMsg
 from robobrain_ros.msg import LiftedRegion as LiftedRegionMsg
@@ -44,20 +46,28 @@ _BRIDGE = CvBridge()
 Lifted = LiftedPoint | LiftedRegion
 
 
-def rgb_from(message: Image) -> NDArray[np.uint8]:
+def rgb_from(message: Image | CompressedImage) -> NDArray[np.uint8]:
     """Decode a colour or grey image of any encoding that cv_bridge knows to (H, W, 3) uint8 RGB.
 
     Raises BrainError BAD_REQUEST for an image that can't be decoded.
     """
     try:
+        if isinstance(message, CompressedImage):
+            return decode_color(message.data, message.format)
         return np.ascontiguousarray(_BRIDGE.imgmsg_to_cv2(message, desired_encoding="rgb8"))
     except (CvBridgeError, cv2.error, ValueError, TypeError, KeyError) as error:
         raise BrainError(
             ErrorCode.BAD_REQUEST,
-            f"The image ({message.width}x{message.height}, encoding '{message.encoding}', "
-            f"{len(message.data)} bytes) can't be decoded: {error}. "
-            "Send rgb8, bgr8, rgba8 or mono8.",
+            f"The image ({_described(message)}) can't be decoded: {error}. "
+            "Send rgb8, bgr8, rgba8 or mono8, or these compressed as JPEG or PNG.",
         ) from error
+
+
+def _described(message: Image | CompressedImage) -> str:
+    if isinstance(message, CompressedImage):
+        return f"format '{message.format}', {len(message.data)} bytes"
+    size = f"{message.width}x{message.height}"
+    return f"{size}, encoding '{message.encoding}', {len(message.data)} bytes"
 
 
 def image_from(rgb: NDArray[np.uint8], header: Header) -> Image:
@@ -65,8 +75,8 @@ def image_from(rgb: NDArray[np.uint8], header: Header) -> Image:
     return _BRIDGE.cv2_to_imgmsg(rgb, encoding="rgb8", header=header)
 
 
-def view_from(snapshot: Snapshot, target_from_camera: NDArray[np.float64] | None) -> View:
-    """Decode a snapshot. Depth stays as it came: only patches of it are ever converted.
+def view_from(snapshot: Snapshot, poses: Poses) -> View:
+    """Decode a snapshot. Raw depth stays as it came: only patches of it are ever converted.
 
     Raises BrainError NO_CAMERA_INFO when there is depth but no usable intrinsics.
     """
@@ -79,19 +89,37 @@ def view_from(snapshot: Snapshot, target_from_camera: NDArray[np.float64] | None
             "There is depth but no camera info of the colour image yet: check that the driver "
             "publishes it, or set the camera's info_topic.",
         )
+    frames = [message.header.frame_id for message in (snapshot.color, snapshot.depth)]
+    if snapshot.depth_info is None and frames[0] != frames[1]:
+        raise BrainError(
+            ErrorCode.NO_CAMERA_INFO,
+            f"The depth is of the frame '{frames[1]}' and colour of '{frames[0]}': set the "
+            "camera's depth_info_topic, or use a depth topic that is registered to colour "
+            "(aligned_depth_to_color, depth_registered).",
+        )
     try:
-        intrinsics = Intrinsics.from_camera_info(snapshot.info)
-        own = snapshot.depth_info and Intrinsics.from_camera_info(snapshot.depth_info)
-        array = _BRIDGE.imgmsg_to_cv2(snapshot.depth, desired_encoding="passthrough")
-        depth = DepthImage(array, snapshot.depth.encoding, own)
+        height, width = rgb.shape[:2]
+        intrinsics = Intrinsics.from_camera_info(snapshot.info, snapshot.rectified)
+        intrinsics = intrinsics.fitted(width, height)
+        own = snapshot.depth_info
+        own = own and Intrinsics.from_camera_info(own, snapshot.rectified)
+        depth = DepthImage(*_depth_from(snapshot.depth), own, poses.colour_from_depth)
     except (CvBridgeError, ValueError, TypeError, KeyError) as error:
         raise BrainError(ErrorCode.NO_CAMERA_INFO, f"The depth can't be used: {error}") from error
-    return View(rgb, depth, intrinsics, target_from_camera, LiftStatus.OK)
+    return View(rgb, depth, intrinsics, poses.target_from_camera, LiftStatus.OK)
+
+
+def _depth_from(message: Image | CompressedImage) -> tuple[NDArray[np.generic], str]:
+    """Return the array as it came and its encoding."""
+    if isinstance(message, CompressedImage):
+        return decode_compressed_depth(message.data, message.format)
+    return _BRIDGE.imgmsg_to_cv2(message, desired_encoding="passthrough"), message.encoding
 
 
 def lifted_point(point: LiftedPoint, header: Header) -> LiftedPointMsg:
     """header: the target frame and the image's stamp."""
     message = LiftedPointMsg(pixel=Point2D(x=float(point.pixel[0]), y=float(point.pixel[1])))
+    message.interpolated = point.interpolated
     _fill_quality(message, point, header)
     return message
 

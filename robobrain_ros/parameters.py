@@ -133,6 +133,45 @@ SPECS = (
         "max_depth", 10.0, "Depth farther than this is OUT_OF_RANGE, metres.", range=(0.0, 1000.0)
     ),
     Spec(
+        "fixed_frame",
+        "",
+        "A frame that stands still while the cameras move, such as odom, map, or an arm's base: "
+        "it ties together depth and colour of different moments or cameras; empty = target_frame.",
+    ),
+    Spec(
+        "depth_noise",
+        0.0025,
+        "Standard deviation of the depth at one metre, where it grows with its square, metres; "
+        "for stereo the disparity's error over focal length times baseline (default: RealSense "
+        "D435).",
+        range=(0.0, 1.0),
+    ),
+    Spec(
+        "depth_noise_floor",
+        0.0005,
+        "Standard deviation that the depth has however near, metres.",
+        range=(0.00001, 1.0),
+    ),
+    Spec(
+        "pixel_noise",
+        0.5,
+        "Standard deviation of a result's place in the image, depth pixels.",
+        range=(0.0, 100.0),
+    ),
+    Spec(
+        "path_height",
+        "interpolate",
+        "Where the waypoints of a trajectory are: on the depth behind each pixel, on the way from "
+        "the first one's depth to the last one's, or lifted above the surface by path_clearance.",
+        choices=("interpolate", "surface", "lift"),
+    ),
+    Spec(
+        "path_clearance",
+        0.05,
+        "How far path_height `lift` stays above the surface, metres.",
+        range=(0.0, 10.0),
+    ),
+    Spec(
         "max_pending",
         8,
         "Requests that may wait for the model; one more is answered BUSY.",
@@ -147,16 +186,27 @@ SPECS = (
     ),
 )
 
-CAMERA_TOPICS = {
-    "color_topic": ("{name}/color/image_raw", "Colour image of the camera {name}."),
+CAMERA_PARAMETERS: dict[str, tuple[str | bool, str]] = {
+    "color_topic": (
+        "{name}/color/image_raw",
+        "Colour image of the camera {name}; a name that ends in /compressed carries compressed "
+        "images.",
+    ),
     "info_topic": ("{name}/color/camera_info", "Intrinsics of the colour image of {name}."),
     "depth_topic": (
         "{name}/aligned_depth_to_color/image_raw",
-        "Depth of {name}, registered to colour (16UC1 mm or 32FC1 m); empty = no depth.",
+        "Depth of {name} (16UC1 mm or 32FC1 m; a name that ends in /compressedDepth carries "
+        "compressed images); empty = no depth.",
     ),
     "depth_info_topic": (
         "",
-        "Intrinsics of the depth of {name}; empty = the colour image's, scaled to its size.",
+        "Intrinsics of the depth of {name}, where it comes from another camera than colour: TF "
+        "then joins the two; empty = the depth is registered to colour, and has its intrinsics.",
+    ),
+    "rectified": (
+        False,
+        "The images of {name} are rectified: their intrinsics are P of the camera info, without "
+        "distortion.",
     ),
 }
 
@@ -170,26 +220,36 @@ def declare(node: Node) -> None:
 
 
 def declare_camera(node: Node, name: str) -> None:
-    """Declare the four topic parameters of the camera `name`, once."""
-    for key, (default, description) in CAMERA_TOPICS.items():
+    """Declare the topics of the camera `name` and what they carry, once."""
+    for key, (default, description) in CAMERA_PARAMETERS.items():
         if not node.has_parameter(f"{name}.{key}"):
             descriptor = ParameterDescriptor(description=description.format(name=name))
-            node.declare_parameter(f"{name}.{key}", default.format(name=name), descriptor)
+            value = default.format(name=name) if isinstance(default, str) else default
+            node.declare_parameter(f"{name}.{key}", value, descriptor)
 
 
-def refuse(parameters: list[Parameter], configured: bool) -> str:
-    """Return why these new values can't be taken, or an empty string when they can.
+def refuse(node: Node, parameters: list[Parameter], configured: bool) -> str:
+    """Return why these new values of `node` can't be taken, or an empty string when they can.
 
     `configured`: the model is loaded, so load-time parameters are fixed until cleanup.
     """
     load_time = {spec.name for spec in SPECS if spec.load_time}
     for parameter in parameters:
         name, value = parameter.name, parameter.value
-        if configured and (name in load_time or name.rpartition(".")[2] in CAMERA_TOPICS):
+        if configured and (name in load_time or name.rpartition(".")[2] in CAMERA_PARAMETERS):
             return f"{name} is fixed while the node is configured: clean it up first."
         if name == "cameras" and (not value or "" in value or len(set(value)) != len(value)):
             return "cameras needs at least one name, each of them different and not empty."
+    new = {parameter.name: parameter.value for parameter in parameters}
+    limits = [new.get(name, _value(node, name)) for name in ("min_depth", "max_depth")]
+    if None not in limits and limits[0] >= limits[1]:
+        return f"min_depth {limits[0]} m must be below max_depth {limits[1]} m."
     return not_a_choice(SPECS, parameters)
+
+
+def _value(node: Node, name: str) -> Any:
+    """Return a parameter's value, None before it is declared."""
+    return node.get_parameter(name).value if node.has_parameter(name) else None
 
 
 def not_a_choice(specs: Sequence[Spec], parameters: Sequence[Parameter]) -> str:

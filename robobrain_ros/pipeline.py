@@ -18,6 +18,7 @@ from robobrain_ros.coordinates import boxes_to_image_pixels, to_image_pixels
 from robobrain_ros.engines.base import Engine, FinishReason, Generation, GenerationRequest
 from robobrain_ros.errors import BrainError, ErrorCode
 from robobrain_ros.families import TaskKind, Think
+from robobrain_ros.paths import PathHeight, path_through
 from robobrain_ros.tasks import Answer, EmptyAnswer, build_prompt, parse_answer
 from robobrain_ros.tf_projection import (
     DepthImage,
@@ -71,6 +72,15 @@ class Result:
     lift_s: float = 0.0
 
 
+@dataclass(frozen=True)
+class Lifting:
+    """How pixels become 3D. path_clearance: metres, for PathHeight.LIFT."""
+
+    parameters: LiftParameters = field(default_factory=LiftParameters)
+    path_height: PathHeight = PathHeight.INTERPOLATE
+    path_clearance: float = 0.05
+
+
 class StopSignal:
     """Ends one request early: at its deadline, or when `set` is called from any thread.
 
@@ -112,7 +122,7 @@ def infer(
     engine: Engine,
     query: Query,
     view: Callable[[], View],
-    lifting: LiftParameters,
+    lifting: Lifting,
     stop: StopSignal,
 ) -> tuple[Result, View]:
     """Answer one query about one view; return both.
@@ -138,8 +148,10 @@ def infer(
     answer = parse_answer(query.kind, generation.text, engine.family, opening)
     started = time.monotonic()
     points, regions = _lift(
-        _in_camera_pixels(answer, query, engine, generation, seen), seen, lifting
+        _in_camera_pixels(answer, query, engine, generation, seen), seen, lifting.parameters
     )
+    if query.kind is TaskKind.TRAJECTORY and seen.intrinsics is not None:
+        points = _path(points, seen.intrinsics, seen.target_from_camera, lifting)
     return Result(answer, generation, points, regions, time.monotonic() - started), seen
 
 
@@ -171,8 +183,22 @@ def _lift(
 ) -> tuple[list[LiftedPoint], list[LiftedRegion]]:
     points, boxes = pixels
     scene = (seen.depth, seen.intrinsics, seen.target_from_camera, lifting)
-    lifted, regions = lift_points(points, *scene), lift_boxes(boxes, *scene)
+    lifted, regions = lift_points(points, *scene, seen.rgb), lift_boxes(boxes, *scene)
     if seen.depth is None:
         lifted = [replace(point, status=seen.depth_status) for point in lifted]
         regions = [replace(region, status=seen.depth_status) for region in regions]
     return lifted, regions
+
+
+def _path(
+    points: list[LiftedPoint],
+    intrinsics: Intrinsics,
+    target_from_camera: NDArray[np.float64] | None,
+    lifting: Lifting,
+) -> list[LiftedPoint]:
+    rays = intrinsics.rays(np.array([point.pixel for point in points]).reshape(-1, 2))
+    height, clearance = lifting.path_height, lifting.path_clearance
+    try:
+        return path_through(points, rays, target_from_camera, height, clearance)
+    except ValueError as error:  # a clearance that this scene has no room for
+        raise BrainError(ErrorCode.BAD_REQUEST, str(error)) from error

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robobrain_ros.depth import DepthImage, FloatArray, Intrinsics, Window
-from robobrain_ros.surfaces import MAD_TO_SIGMA, BoolArray, LiftParameters, connected
+from robobrain_ros.lift_parameters import LiftParameters
+from robobrain_ros.ownership import BoolArray, connected
+from robobrain_ros.surfaces import MAD_TO_SIGMA
 
 _BOX_SAMPLES = 10_000
 _BOX_MARGIN = 0.25  # of the box's size, on each side: where the plane around it is looked for

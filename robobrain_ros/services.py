@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from rclpy.action import ActionServer
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode
-from rclpy.time import Time
 from std_msgs.msg import Header
 
 from robobrain_ros import messages
+from robobrain_ros.acquisition import Acquisition, Poses
 from robobrain_ros.action import Infer
 from robobrain_ros.camera import Camera, Snapshot, nanoseconds
 from robobrain_ros.engines.base import (
@@ -33,7 +31,8 @@ from robobrain_ros.engines.worker import EngineWorker
 from robobrain_ros.errors import BrainError, ErrorCode
 from robobrain_ros.families import TaskKind, Think
 from robobrain_ros.outputs import Outputs
-from robobrain_ros.pipeline import Query, Result, StopSignal, infer
+from robobrain_ros.paths import PathHeight
+from robobrain_ros.pipeline import Lifting, Query, Result, StopSignal, infer
 from robobrain_ros.srv import Ask, GetAffordance, GroundObject, PointTo, PredictTrajectory
 from robobrain_ros.tasks import EmptyAnswer, UnparsableAnswer
 from robobrain_ros.tf_projection import LiftParameters, TransformLookup, TransformUnavailable
@@ -41,9 +40,6 @@ from robobrain_ros.waiting import Waiting
 
 MAX_TEXT = 4000
 """Characters in a request's text; more is a mistake, and costs memory in the model."""
-
-PARTNER_WAIT_S = 0.25
-"""How long a colour image waits for its depth and intrinsics: several frames at 30 Hz."""
 
 SERVICES = (
     ("point_to", PointTo, TaskKind.POINT, "query"),
@@ -82,6 +78,7 @@ class RequestServer:
         self._underway: set[StopSignal] = set()
         self._node = node
         self._waiting = waiting
+        self._acquisition = Acquisition(node, waiting)
         self._outputs = Outputs(node)
         group = ReentrantCallbackGroup()  # requests overlap while they await the engine
         for name, service, kind, text_field in SERVICES:
@@ -137,10 +134,13 @@ class RequestServer:
         try:
             snapshot = await self._snapshot(request, session, kind is not TaskKind.ASK, stop)
             response.header = snapshot.color.header
-            transform, frame = await self._transform(request, snapshot, session, stop)
+            snapshot, poses = await self._acquisition.poses(
+                request, snapshot, session.transforms, stop
+            )
+            self._tell(snapshot)
             waited = time.monotonic() - started
             job = session.worker.submit(
-                lambda engine: self._infer(engine, query, snapshot, transform, stop)
+                lambda engine: self._infer(engine, query, snapshot, poses, stop)
             )
             result, picture = await self._waiting.result(job)
         except CancelledError:  # the node was cleaned up while the request was queued
@@ -149,6 +149,7 @@ class RequestServer:
             raise
         finally:
             self._underway.discard(stop)
+        frame = poses.target_frame
         fill(response, kind, result, Header(stamp=snapshot.color.header.stamp, frame_id=frame))
         total = time.monotonic() - started
         busy = result.generation.preprocess_s + result.generation.prefill_s
@@ -161,20 +162,31 @@ class RequestServer:
         engine: Engine,
         query: Query,
         snapshot: Snapshot,
-        transform: NDArray[np.float64] | None,
+        poses: Poses,
         stop: StopSignal,
     ) -> tuple[Result, Any]:
         """Run on the engine's thread."""
         result, view = infer(
-            engine, query, lambda: messages.view_from(snapshot, transform), self._lifting(), stop
+            engine, query, lambda: messages.view_from(snapshot, poses), self._lifting(), stop
         )
         return result, self._outputs.picture(view.rgb, result, query.text, snapshot.color.header)
 
-    def _lifting(self) -> LiftParameters:
-        value = self._node.get_parameter
-        return LiftParameters(
-            min_depth=value("min_depth").value, max_depth=value("max_depth").value
+    def _lifting(self) -> Lifting:
+        def value(name: str) -> Any:
+            return self._node.get_parameter(name).value
+
+        sensor = ("min_depth", "max_depth", "depth_noise", "depth_noise_floor", "pixel_noise")
+        return Lifting(
+            LiftParameters(**{name: value(name) for name in sensor}),
+            PathHeight(value("path_height")),
+            value("path_clearance"),
         )
+
+    def _tell(self, snapshot: Snapshot) -> None:
+        if snapshot.absence:
+            self._node.get_logger().warning(
+                f"No depth for this answer: {snapshot.absence}", throttle_duration_sec=5.0
+            )
 
     # Checks: everything that can be refused is refused before anything waits.
 
@@ -209,64 +221,13 @@ class RequestServer:
             raise _bad(f"The timeout is {seconds} s: it must be positive, or 0 for the default.")
         return seconds
 
-    # What a request waits for
-
     async def _snapshot(
         self, request: Any, session: Session, with_depth: bool, stop: StopSignal
     ) -> Snapshot:
         if request.image.data or request.image.width or request.image.height:
             return Snapshot(request.image)
         camera = session.cameras[request.camera or next(iter(session.cameras))]
-        max_age = self._node.get_parameter("max_image_age").value
-        stamp = nanoseconds(request.stamp)
-
-        def now() -> int:
-            return self._node.get_clock().now().nanoseconds
-
-        def seek(find: Callable) -> Callable[[], Snapshot | BrainError | None]:
-            return lambda: stop.reason() or find(stamp, now(), max_age)
-
-        patience = self._node.get_parameter("image_timeout").value if camera.expects(stamp) else 0.0
-        found = await self._waiting.until(seek(camera.find_color), patience)
-        stop.check()
-        if found is None:
-            raise camera.absence(stamp, now(), max_age)
-        if with_depth:
-            found = await self._waiting.until(seek(camera.find), PARTNER_WAIT_S) or found
-            stop.check()
-        camera.keep(found)
-        return found
-
-    async def _transform(
-        self, request: Any, snapshot: Snapshot, session: Session, stop: StopSignal
-    ) -> tuple[NDArray[np.float64] | None, str]:
-        """Return optical frame → target frame at the image's stamp, and the target frame's name.
-
-        Looked up before inference, which may outlast the TF buffer. A frame that the request names
-        must be there; without the default one the pixels still are an answer (NO_TRANSFORM).
-        """
-        header = snapshot.color.header
-        default = self._node.get_parameter("target_frame").value
-        target = request.target_frame or default or header.frame_id
-        if snapshot.depth is None or target == header.frame_id:
-            return np.eye(4), target
-        failures: list[TransformUnavailable] = []
-
-        def look_up() -> NDArray[np.float64] | BrainError | None:
-            try:
-                return stop.reason() or session.transforms.try_lookup(
-                    target, header.frame_id, Time.from_msg(header.stamp)
-                )
-            except TransformUnavailable as error:
-                failures[:] = [error]
-                return None
-
-        patience = self._node.get_parameter("tf_timeout").value
-        transform = await self._waiting.until(look_up, patience)
-        stop.check()
-        if transform is None and request.target_frame:
-            raise failures[0]
-        return transform, target
+        return await self._acquisition.snapshot(request, camera, with_depth, stop)
 
     async def _refuse_action(self, goal: Any) -> Infer.Result:
         goal.abort()

@@ -10,15 +10,18 @@ frame is the optical frame of REP-103 (x right, y down, z forward).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from robobrain_ros.depth import DepthImage, FloatArray, Intrinsics, depth_to_metres
+from robobrain_ros.lift_parameters import LiftParameters
+from robobrain_ros.ownership import ColourImage, Evidence
+from robobrain_ros.registration import against_view, cell_size, registered
 from robobrain_ros.segmentation import surface_in_box
-from robobrain_ros.surfaces import LiftParameters, Surfaces, surfaces_at
+from robobrain_ros.surfaces import Surfaces, surfaces_at
 from robobrain_ros.transforms import (
     TransformLookup,
     TransformUnavailable,
@@ -62,6 +65,7 @@ IDENTITY_QUATERNION = np.array([0.0, 0.0, 0.0, 1.0])
 # A flying pixel or two at the silhouette must not stretch a 3D box.
 _EXTENT_PERCENTILES = (0.2, 99.8)
 _MIN_BOX = 4.0  # depth pixels; a thinner box is widened
+_BOX_SURROUNDINGS = 0.25  # of a box's size, on each side: what segmentation.py looks at
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +78,8 @@ class LiftedPoint:
     m along the optical axis. valid_fraction: share of the depth pixels around the point that hold
     depth. spread: m, robust standard deviation of the surface's depths about its local plane.
     covariance: (3, 3) m^2 of the position in the target frame. Depth, spread and covariance are 0
-    where unknown; depth and spread are known for NO_TRANSFORM.
+    where unknown; depth and spread are known for NO_TRANSFORM. interpolated: the position was put
+    between its neighbours (paths.py); status then says what the depth at the pixel itself gave.
     """
 
     pixel: FloatArray
@@ -86,6 +91,7 @@ class LiftedPoint:
     valid_fraction: float
     spread: float
     covariance: FloatArray
+    interpolated: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,22 +127,62 @@ def lift_points(
     colour: Intrinsics | None,
     target_from_camera: ArrayLike | None,
     parameters: LiftParameters | None = None,
+    rgb: NDArray[np.uint8] | None = None,
 ) -> list[LiftedPoint]:
     """Lift pixels (N, 2) of the colour image; one result each, in order, with a status that says
     how it went.
 
-    depth: registered to the colour image's optical frame, of any size; None gives NO_DEPTH_CAMERA.
-    colour: may be None only without depth. target_from_camera: (4, 4) at the image's stamp; None
-    gives NO_TRANSFORM, with depth and quality. Raises ValueError for arguments of the wrong shape.
+    depth: of any size, in the colour image's optical frame or with its pose in it; None gives
+    NO_DEPTH_CAMERA. Depths in the results are along the colour camera's axis in any case. colour:
+    may be None only without depth. target_from_camera: (4, 4) at the image's stamp; None gives
+    NO_TRANSFORM, with depth and quality. rgb: (H, W, 3) the colour image, which decides where two
+    surfaces contest a pixel; DEPTH_HOLE where it can't. Raises ValueError for arguments of the
+    wrong shape.
     """
     pixels = _rows(pixels, 2, "pixels")
     if depth is None:
         return [_failed(pixel, LiftStatus.NO_DEPTH_CAMERA) for pixel in pixels]
     colour = _required(colour)
     rays = colour.rays(pixels)
+    if depth.colour_from_depth is not None:
+        return _lift_from_elsewhere(
+            pixels, rays, depth, colour, target_from_camera, parameters or LiftParameters(), rgb
+        )
     return _lift(
-        pixels, rays, depth.locate(rays, colour), depth, colour, target_from_camera, parameters
+        pixels, rays, depth.locate(rays, colour), depth, colour, target_from_camera, parameters, rgb
     )
+
+
+def _lift_from_elsewhere(
+    pixels: FloatArray,
+    rays: FloatArray,
+    depth: DepthImage,
+    colour: Intrinsics,
+    target_from_camera: ArrayLike | None,
+    parameters: LiftParameters,
+    rgb: NDArray[np.uint8] | None,
+) -> list[LiftedPoint]:
+    """Lift pixels by the depth of another camera or moment: registered for small patches, and for
+    large ones only around the pixels that need them.
+    """
+
+    def lift(rows: NDArray[np.intp], limits: LiftParameters) -> list[LiftedPoint]:
+        points = np.tile(pixels[rows], 2) + [-1, -1, 1, 1]
+        margin = limits.max_patch_radius * cell_size(depth, colour)
+        near, seen = registered(depth, colour, points, limits, margin)
+        located = near.locate(rays[rows], colour)
+        located[~seen] = np.nan
+        return _lift(
+            pixels[rows], rays[rows], located, near, colour, target_from_camera, limits, rgb, depth
+        )
+
+    small = replace(parameters, max_patch_radius=parameters.patch_radius)
+    results = lift(np.arange(len(pixels)), small)
+    holes = [row for row, point in enumerate(results) if point.status is LiftStatus.DEPTH_HOLE]
+    if holes and small != parameters:
+        for row, point in zip(holes, lift(np.array(holes), parameters)):
+            results[row] = point
+    return results
 
 
 def lift_boxes(
@@ -148,14 +194,28 @@ def lift_boxes(
 ) -> list[LiftedRegion]:
     """Lift boxes (M, 4) x1, y1, x2, y2 of the colour image to the object that each one shows.
 
-    The object is told from the plane it stands on and from what is behind it by depth. Arguments
-    and errors as of `lift_points`.
+    The object is told from the plane it stands on and from what is behind it by depth. A box's
+    coordinates are of edges, 0 to W, while those of points are of pixel centres: the centre of
+    pixel i is at i + 0.5 between the edges. Other arguments and errors as of `lift_points`.
     """
     boxes = _rows(boxes, 4, "boxes")
     if depth is None:
-        return [_region(box, _failed(_middle(box), LiftStatus.NO_DEPTH_CAMERA)) for box in boxes]
+        return [_region(box, _failed(_centre(box), LiftStatus.NO_DEPTH_CAMERA)) for box in boxes]
     colour = _required(colour)
-    return [_lift_box(box, depth, colour, target_from_camera, parameters) for box in boxes]
+    if depth.colour_from_depth is None:
+        return [_lift_box(box, depth, colour, target_from_camera, parameters) for box in boxes]
+    parameters = parameters or LiftParameters()
+    margins = np.maximum(
+        _BOX_SURROUNDINGS * np.abs(boxes[:, 2:] - boxes[:, :2]),
+        parameters.max_patch_radius * cell_size(depth, colour),
+    )
+    near, seen = registered(depth, colour, boxes - 0.5, parameters, margins)
+    return [
+        _lift_box(box, near, colour, target_from_camera, parameters, depth)
+        if inside
+        else _region(box, _failed(_centre(box), LiftStatus.OUTSIDE_DEPTH_VIEW))
+        for box, inside in zip(boxes, seen)
+    ]
 
 
 def _lift_box(
@@ -164,16 +224,19 @@ def _lift_box(
     colour: Intrinsics,
     target_from_camera: ArrayLike | None,
     parameters: LiftParameters | None,
+    source: DepthImage | None = None,
 ) -> LiftedRegion:
     seen = _box_in_depth(box, depth, colour)
     if seen is None:
-        return _region(box, _failed(_middle(box), LiftStatus.OUTSIDE_DEPTH_VIEW))
+        return _region(box, _failed(_centre(box), LiftStatus.OUTSIDE_DEPTH_VIEW))
     intrinsics = depth.intrinsics(colour)
     surface = surface_in_box(depth, intrinsics, seen, parameters or LiftParameters())
     located = (_middle(seen) if surface.pixel is None else surface.pixel)[None]
     rays = intrinsics.rays(located)
     pixels = colour.project(rays)
-    point = _lift(pixels, rays, located, depth, colour, target_from_camera, parameters)[0]
+    point = _lift(
+        pixels, rays, located, depth, colour, target_from_camera, parameters, source=source
+    )[0]
     if surface.pixel is None and point.status in (LiftStatus.OK, LiftStatus.NO_TRANSFORM):
         point = _failed(point.pixel, LiftStatus.DEPTH_HOLE)
     if point.position is None or target_from_camera is None:
@@ -185,11 +248,12 @@ def _lift_box(
 
 
 def _box_in_depth(box: FloatArray, depth: DepthImage, colour: Intrinsics) -> FloatArray | None:
-    """Map a box to depth pixels, cut at the borders of both images and at least a few pixels wide.
+    """Map a box of edges to depth pixels, whose centres are whole numbers: cut at the borders of
+    both images and at least a few pixels wide.
 
     None where the depth doesn't see it.
     """
-    corners = np.sort(box.reshape(2, 2), axis=0)
+    corners = np.sort(box.reshape(2, 2), axis=0) - 0.5
     # A comparison with NaN is false, so a box that isn't a number is refused here too.
     if not ((corners[0] <= [colour.width, colour.height]) & (corners[1] >= -1)).all():
         return None
@@ -211,9 +275,11 @@ def _lift(
     colour: Intrinsics,
     target_from_camera: ArrayLike | None,
     parameters: LiftParameters | None,
+    rgb: NDArray[np.uint8] | None = None,
+    source: DepthImage | None = None,
 ) -> list[LiftedPoint]:
     """Lift colour pixels (N, 2) with their rays (N, 2) and depth pixels (N, 2; NaN outside its
-    view).
+    view). source: what the depth was registered from, if it was.
     """
     parameters = parameters or LiftParameters()
     target = None if target_from_camera is None else checked_rigid(target_from_camera)
@@ -223,12 +289,27 @@ def _lift(
         return results
     arms = np.column_stack([rays[seen], np.ones(len(seen))])
     intrinsics = depth.intrinsics(colour)
-    surfaces = surfaces_at(depth, intrinsics, located[seen], rays[seen], parameters)
+    evidence = None
+    if rgb is not None:
+        image = ColourImage(rgb, colour, intrinsics)
+
+        def evidence(row: int, radius: int) -> Evidence:
+            return image.evidence(pixels[seen[row]], located[seen[row]], radius)
+
+    surfaces = surfaces_at(depth, intrinsics, located[seen], rays[seen], parameters, evidence)
+    inside = np.ones(len(seen), bool)
+    if source is not None:
+        # Beside a hole a surface may have been carried on to where it can't be.
+        inside, through = against_view(surfaces.depth[:, None] * arms, source, colour, parameters)
+        inside |= ~np.isfinite(surfaces.depth)
+        surfaces.depth[through] = np.nan
     frame = np.eye(4) if target is None else target
     positions = (surfaces.depth[:, None] * arms) @ frame[:3, :3].T + frame[:3, 3]
     orientations = _orientations(surfaces.normals, frame[:3, :3])
     covariances = frame[:3, :3] @ _covariances(arms, surfaces, colour, parameters) @ frame[:3, :3].T
     for row, index in enumerate(seen):
+        if not inside[row]:
+            continue
         z, share = float(surfaces.depth[row]), float(surfaces.valid_fraction[row])
         spread = float(surfaces.spread[row])
         status = _status(z, target is not None, parameters)
@@ -342,6 +423,11 @@ def _region(
 
 def _middle(box: FloatArray) -> FloatArray:
     return (box[:2] + box[2:]) / 2
+
+
+def _centre(box: FloatArray) -> FloatArray:
+    """Return the pixel (2,), whose centres are whole numbers, in the middle of a box of edges."""
+    return _middle(box) - 0.5
 
 
 def _rows(values: ArrayLike, columns: int, name: str) -> FloatArray:

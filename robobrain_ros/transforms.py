@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -72,12 +73,31 @@ class TransformLookup:
         # tf2 refuses even this for a frame that it has never heard of.
         if target_frame == source_frame:
             return np.eye(4)
+        return self._matrix(
+            lambda: self._buffer.lookup_transform(target_frame, source_frame, stamp),
+            f"No transform from '{source_frame}' to '{target_frame}' at the image's stamp",
+        )
+
+    def try_lookup_between(
+        self, target_frame: str, target_stamp: Any, source_frame: str, source_stamp: Any, fixed: str
+    ) -> FloatArray:
+        """Return (4, 4) target_from_source, each frame at its own time.
+
+        fixed: a frame that stands still in the world between the two. Otherwise as `try_lookup`.
+        """
+        return self._matrix(
+            lambda: self._buffer.lookup_transform_full(
+                target_frame, target_stamp, source_frame, source_stamp, fixed
+            ),
+            f"No transform from '{source_frame}' at the depth's stamp over '{fixed}' to "
+            f"'{target_frame}' at the colour image's",
+        )
+
+    def _matrix(self, look_up: Callable[[], Any], what: str) -> FloatArray:
         try:
-            found = self._buffer.lookup_transform(target_frame, source_frame, stamp)
-            return matrix_from_transform(found)
+            return matrix_from_transform(look_up())
         except self._errors as error:
             raise TransformUnavailable(
-                f"No transform from '{source_frame}' to '{target_frame}' at the image's stamp: "
-                f"{error}. Check that every frame between the two is published, with the camera's "
-                "clock, and that target_frame is spelt right."
+                f"{what}: {error}. Check that every frame between the two is published, with the "
+                "camera's clock, and that the frames are spelt right."
             ) from error

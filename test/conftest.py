@@ -17,6 +17,8 @@ NODE_TESTS = [
     "test_camera.py",
     "test_demo.py",
     "test_lifecycle.py",
+    "test_lifted_services.py",
+    "test_moving_camera.py",
     "test_services.py",
     "test_sim_camera.py",
 ]
@@ -53,7 +55,7 @@ def scene():
     from robobrain_ros.sim.truth import Truth
 
     table = Tabletop()
-    table.reset(2_000_003)
+    table.reset(Scene.seed)
     truth = Truth(table)
     pose, intrinsics = table.world_from_optical, table.K
     table.close()
@@ -62,6 +64,8 @@ def scene():
 
 class Scene:
     """truth: its Truth. pose: (4, 4) table from optical frame. intrinsics: (3, 3)."""
+
+    seed = 2_000_003
 
     def __init__(self, truth, pose, intrinsics) -> None:
         self.truth = truth

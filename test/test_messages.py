@@ -14,6 +14,7 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import Marker
 
 from robobrain_ros import messages, parameters
+from robobrain_ros.acquisition import Poses
 from robobrain_ros.camera import Snapshot
 from robobrain_ros.engines.base import (
     EngineBusy,
@@ -137,14 +138,18 @@ def test_a_view_needs_intrinsics_only_for_depth():
     color = color_image(np.zeros((48, 64, 3), np.uint8), "rgb8")
     depth = depth_image(DEPTH, "32FC1", 1.0)
     info = camera_info(K, color, color)
-    flat = messages.view_from(Snapshot(color), None)
+    flat = messages.view_from(Snapshot(color), Poses("table", None))
     assert flat.depth is None and flat.depth_status is LiftStatus.NO_DEPTH_CAMERA
-    view = messages.view_from(Snapshot(color, info, depth, None, LiftStatus.OK), np.eye(4))
+    view = messages.view_from(
+        Snapshot(color, info, depth, None, LiftStatus.OK), Poses("table", np.eye(4))
+    )
     assert view.depth.size == (64, 48)
     info.k = [0.0] * 9
     for unusable in (None, info):
         with pytest.raises(BrainError) as error:
-            messages.view_from(Snapshot(color, unusable, depth, None, LiftStatus.OK), None)
+            messages.view_from(
+                Snapshot(color, unusable, depth, None, LiftStatus.OK), Poses("table", None)
+            )
         assert error.value.code is ErrorCode.NO_CAMERA_INFO
 
 
@@ -175,6 +180,7 @@ def test_the_parameter_file_holds_every_parameter_with_its_default():
     topics = values.pop("camera")
     assert values == {spec.name: spec.default for spec in parameters.SPECS}
     defaults = {
-        k: default.format(name="camera") for k, (default, _) in parameters.CAMERA_TOPICS.items()
+        key: default.format(name="camera") if isinstance(default, str) else default
+        for key, (default, _) in parameters.CAMERA_PARAMETERS.items()
     }
     assert topics == defaults

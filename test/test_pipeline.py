@@ -11,9 +11,10 @@ import pytest
 from robobrain_ros.engines.base import FinishReason, Generation
 from robobrain_ros.errors import BrainError, ErrorCode
 from robobrain_ros.families import FAMILIES, TaskKind, Think
-from robobrain_ros.pipeline import Query, StopSignal, View, infer
+from robobrain_ros.paths import PathHeight
+from robobrain_ros.pipeline import Lifting, Query, StopSignal, View, infer
 from robobrain_ros.tasks import EmptyAnswer, UnparsableAnswer
-from robobrain_ros.tf_projection import DepthImage, Intrinsics, LiftParameters, LiftStatus
+from robobrain_ros.tf_projection import DepthImage, Intrinsics, LiftStatus
 
 WIDTH, HEIGHT = 640, 480
 SENT = (336, 252)
@@ -57,7 +58,7 @@ def run(text, kind=TaskKind.POINT, family="robobrain2_3b", seen=None, **fields):
     engine = ScriptedEngine(text, family)
     query = Query(kind, "the red can", **fields)
     stop = StopSignal(time.monotonic() + 10)
-    return infer(engine, query, lambda: seen or view(), LiftParameters(), stop)[0]
+    return infer(engine, query, lambda: seen or view(), Lifting(), stop)[0]
 
 
 def test_pixels_are_scaled_back_per_axis_and_lifted():
@@ -113,7 +114,7 @@ def test_thinking_opens_the_assistants_turn_as_the_family_does():
     engine = ScriptedEngine("far left</think><answer>[(1, 2)]</answer>", "robobrain2")
     query = Query(TaskKind.POINT, "the red can", think=Think.ON)
     stop = StopSignal(time.monotonic() + 10)
-    result, _ = infer(engine, query, view, LiftParameters(), stop)
+    result, _ = infer(engine, query, view, Lifting(), stop)
     assert engine.requests[0].opening == "<think>"
     assert result.answer.thinking == "far left"
     assert len(result.points) == 1
@@ -128,7 +129,7 @@ def test_a_request_that_is_over_before_it_starts_touches_nothing():
     engine = ScriptedEngine("[(1, 2)]")
     stop = StopSignal(time.monotonic() - 1)
     with pytest.raises(BrainError) as error:
-        infer(engine, Query(TaskKind.POINT, "x"), pytest.fail, LiftParameters(), stop)
+        infer(engine, Query(TaskKind.POINT, "x"), pytest.fail, Lifting(), stop)
     assert error.value.code is ErrorCode.TIMEOUT
     assert not engine.requests
 
@@ -137,7 +138,7 @@ def test_the_deadline_stops_a_generation():
     engine = ScriptedEngine("", stops=True)
     stop = StopSignal(time.monotonic() + 0.05)
     with pytest.raises(BrainError) as error:
-        infer(engine, Query(TaskKind.POINT, "x"), view, LiftParameters(), stop)
+        infer(engine, Query(TaskKind.POINT, "x"), view, Lifting(), stop)
     assert error.value.code is ErrorCode.TIMEOUT
 
 
@@ -148,3 +149,31 @@ def test_the_first_reason_to_stop_counts():
     stop.set(BrainError(ErrorCode.CANCELLED, "second"))
     with pytest.raises(BrainError, match="first"):
         stop.check()
+
+
+def test_a_trajectory_takes_the_path_height_of_the_request():
+    depth = np.full((HEIGHT, WIDTH), 2.0, np.float32)
+    depth[:, 300:340] = 4.0  # what lies behind the middle waypoint
+    seen = View(
+        np.zeros((HEIGHT, WIDTH, 3), np.uint8),
+        DepthImage(depth, "32FC1"),
+        INTRINSICS,
+        np.eye(4),
+        LiftStatus.OK,
+    )
+    engine = ScriptedEngine("[(84, 126), (168, 126), (252, 126)]")
+    query = Query(TaskKind.TRAJECTORY, "reach for the red can")
+
+    def middle(lifting):
+        stop = StopSignal(time.monotonic() + 10)
+        return infer(engine, query, lambda: seen, lifting, stop)[0].points[1]
+
+    on_surface = middle(Lifting(path_height=PathHeight.SURFACE))
+    assert on_surface.position[2] == pytest.approx(4.0) and not on_surface.interpolated
+    between = middle(Lifting())
+    assert between.position[2] == pytest.approx(2.0) and between.interpolated
+    lifted = middle(Lifting(path_height=PathHeight.LIFT, path_clearance=0.5))
+    assert np.linalg.norm(lifted.position) == pytest.approx(3.5, abs=1e-3)
+    with pytest.raises(BrainError) as refused:
+        middle(Lifting(path_height=PathHeight.LIFT, path_clearance=5.0))
+    assert refused.value.code is ErrorCode.BAD_REQUEST

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a camera's pixels become rays and rays become pixels, from what its driver publishes.
+
+Pixel coordinates follow OpenCV and sensor_msgs/CameraInfo: (0, 0) is the centre of the top left
+pixel, so an image of width W spans -0.5 to W - 0.5. A ray is (x, y) with the direction (x, y, 1) in
+the optical frame of REP-103 (x right, y down, z forward).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+# Coefficient counts that OpenCV takes for each model of sensor_msgs/distortion_models.hpp.
+_COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
+_ALIASES = {"fisheye": "equidistant"}
+# undistortPoints iterates; its default of five steps leaves errors of a pixel in wide lenses.
+_UNDISTORT_UNTIL = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 40, 1e-10)
+# A ray this far from the axis (89.4 degrees) comes from inverting a lens model outside its domain.
+_MAX_RAY = 100.0
+_MAX_MISS = 0.1  # pixels; inverting a lens model ends nearer than this, or there is no inverse
+_ASPECT_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Intrinsics:
+    """A pinhole camera with lens distortion.
+
+    width, height: pixels. matrix: (3, 3), K of CameraInfo; drivers that mirror or turn an image
+    without a new frame publish negative focal lengths, for which all formulas hold. distortion:
+    (n,) coefficients in OpenCV's order, empty for none; all zero is none for every model, as in
+    image_geometry. model: plumb_bob, rational_polynomial or equidistant (also called fisheye).
+    Raises ValueError with a sentence when the values describe no camera.
+    """
+
+    width: int
+    height: int
+    matrix: FloatArray
+    distortion: FloatArray
+    model: str = "plumb_bob"
+
+    def __post_init__(self) -> None:
+        matrix = np.array(self.matrix, dtype=np.float64)
+        distortion = np.array(self.distortion, dtype=np.float64).ravel()
+        model = _ALIASES.get(self.model, self.model)
+        if self.width < 1 or self.height < 1:
+            raise ValueError(
+                f"The camera info gives an image size of {self.width}x{self.height}: "
+                "the driver must publish the size of its images."
+            )
+        if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
+            raise ValueError(
+                f"K must be nine finite numbers, got {matrix.tolist()}: calibrate the camera."
+            )
+        if matrix[0, 0] == 0 or matrix[1, 1] == 0:
+            raise ValueError(
+                f"The focal lengths are {matrix[0, 0]:g} and {matrix[1, 1]:g}: the camera is "
+                "not calibrated. Calibrate it, or let the driver publish its factory calibration."
+            )
+        if np.any(matrix[[0, 1, 2, 2], [1, 0, 0, 1]]) or matrix[2, 2] != 1:
+            raise ValueError(f"K must be [fx 0 cx; 0 fy cy; 0 0 1], got {matrix.tolist()}.")
+        if not np.isfinite(distortion).all():
+            raise ValueError(
+                f"The distortion coefficients must be finite, got {distortion.tolist()}."
+            )
+        if not distortion.any():
+            distortion = distortion[:0]
+        elif len(distortion) not in _COEFFICIENTS.get(model, ()):
+            known = ", ".join(f"{name} with {counts}" for name, counts in _COEFFICIENTS.items())
+            raise ValueError(
+                f"The distortion model '{self.model}' with {len(distortion)} coefficients is not "
+                f"known (known: {known}): publish a rectified image, or one of these models."
+            )
+        object.__setattr__(self, "matrix", matrix)
+        object.__setattr__(self, "distortion", distortion)
+        object.__setattr__(self, "model", model)
+
+    @classmethod
+    def from_camera_info(cls, info: Any, rectified: bool = False) -> Intrinsics:
+        """Take the intrinsics of the published image out of a sensor_msgs/CameraInfo or its like.
+
+        rectified: the image is rectified: the left 3x3 of P holds, without distortion; R and the
+        baseline in P's fourth column are ignored, as positions are wanted in the rectified camera's
+        own optical frame. K, P and the size in the message are of the full sensor; the
+        region of interest (its offset in sensor pixels) is cut out of it, then binned. Binning
+        averages pixels, by the message's definition, so that the centre of a binned pixel is the
+        centre of its neighbourhood: c' = (c - offset + 1/2) / binning - 1/2.
+        image_geometry::PinholeCameraModel leaves out the halves, which is an error of (binning - 1)
+        / (2 binning) pixels. Raises ValueError with a sentence for an uncalibrated or unknown
+        camera.
+        """
+        if rectified:
+            matrix = _reshaped(info.p, (3, 4), "P must have twelve")[:, :3]
+            distortion = np.empty(0)
+            if not matrix.any():
+                raise ValueError(
+                    "P of the camera info is empty: say that the images are not rectified, or "
+                    "calibrate the camera."
+                )
+        else:
+            matrix = _reshaped(info.k, (3, 3), "K must have nine")
+            distortion = np.array(info.d, dtype=np.float64)
+        offset, size = _region(info)
+        # 0 is 1 (CameraInfo.msg).
+        binning = [max(1, int(getattr(info, name, 0))) for name in ("binning_x", "binning_y")]
+        matrix = matrix.copy()
+        matrix[:2, 2] += 0.5 - np.array(offset)
+        matrix[:2] /= np.array(binning)[:, None]
+        matrix[:2, 2] -= 0.5
+        width, height = (side // step for side, step in zip(size, binning))
+        return cls(width, height, matrix, distortion, info.distortion_model)
+
+    @cached_property
+    def focal(self) -> float:
+        """The mean focal length in pixels, above 0."""
+        return float(abs(self.matrix[0, 0]) + abs(self.matrix[1, 1])) / 2
+
+    @cached_property
+    def _focals(self) -> FloatArray:
+        return np.array([self.matrix[0, 0], self.matrix[1, 1]])
+
+    def scaled(self, width: int, height: int) -> Intrinsics:
+        """Return the intrinsics of the same image resized to width x height.
+
+        Pixel areas keep their place, as in cv2.resize: the outer border of the image stays its
+        outer border.
+        """
+        scale = np.array([width / self.width, height / self.height])
+        matrix = self.matrix.copy()
+        matrix[:2] *= scale[:, None]
+        matrix[:2, 2] += (scale - 1) / 2
+        return Intrinsics(width, height, matrix, self.distortion, self.model)
+
+    def fitted(self, width: int, height: int) -> Intrinsics:
+        """Return the intrinsics for an image of this size, which may be the same one resized.
+
+        Raises ValueError when the aspect ratios differ by more than 1 %: then the image shows
+        something else than the camera info says.
+        """
+        if (self.width, self.height) == (width, height):
+            return self
+        stretch = (width * self.height) / (height * self.width) if height > 0 else 0.0
+        if abs(stretch - 1) > _ASPECT_TOLERANCE:
+            raise ValueError(
+                f"The image is {width}x{height}, but its camera info describes one of "
+                f"{self.width}x{self.height}: they don't belong together. Check that both topics "
+                "are of the same camera and that the driver's binning and region of interest are "
+                "in the camera info."
+            )
+        return self.scaled(width, height)
+
+    def rays(self, pixels: FloatArray) -> FloatArray:
+        """Pixels (N, 2) to undistorted rays (N, 2); NaN where the lens model has no ray for a
+        pixel.
+        """
+        if not self.distortion.size:
+            return (pixels - self.matrix[:2, 2]) / self._focals
+        rays = np.full(pixels.shape, np.nan)
+        finite = np.isfinite(pixels).all(axis=1)
+        if not finite.any():
+            return rays
+        points = np.ascontiguousarray(pixels[finite])
+        if self.model == "equidistant":
+            found = cv2.fisheye.undistortPoints(points[:, None], self.matrix, self.distortion)
+        else:
+            found = cv2.undistortPointsIter(
+                points[:, None],
+                self.matrix,
+                self.distortion,
+                np.eye(3),
+                np.eye(3),
+                _UNDISTORT_UNTIL,
+            )
+        # Outside a model's domain OpenCV answers as well, with a ray of some other pixel.
+        missed = np.abs(self.project(found[:, 0]) - points).max(axis=1)
+        rays[finite] = np.where((missed < _MAX_MISS)[:, None], found[:, 0], np.nan)
+        return rays
+
+    def project(self, rays: FloatArray) -> FloatArray:
+        """Rays (N, 2) to distorted pixels (N, 2); NaN for a ray that isn't finite, or that is
+        outside the lens model's domain, where pixels would fold back into the image.
+        """
+        if not self.distortion.size:
+            return rays * self._focals + self.matrix[:2, 2]
+        with np.errstate(over="ignore"):
+            inside = rays[:, 0] ** 2 + rays[:, 1] ** 2 <= self.reach**2
+        if len(self.distortion) == 14:
+            return self._project_tilted(rays, inside)
+        # In numpy: cv2.projectPoints takes twenty times as long, for derivatives that nobody wants.
+        x, y = np.where(inside, rays.T, np.nan)
+        squared = x**2 + y**2
+        radial = self._radial(squared)
+        distorted = np.array([x * radial, y * radial])
+        if self.model != "equidistant":
+            p1, p2 = self.distortion[2:4]
+            distorted[0] += 2 * p1 * x * y + p2 * (squared + 2 * x**2)
+            distorted[1] += 2 * p2 * x * y + p1 * (squared + 2 * y**2)
+            if len(self.distortion) == 12:
+                s1, s2, s3, s4 = self.distortion[8:12]
+                distorted[0] += squared * (s1 + s2 * squared)
+                distorted[1] += squared * (s3 + s4 * squared)
+        distorted *= self._focals[:, None]
+        distorted += self.matrix[:2, 2:]
+        return distorted.T
+
+    @cached_property
+    def reach(self) -> float:
+        """The largest length of a ray up to which the lens model is one to one; inf without a
+        lens.
+        """
+        if not self.distortion.size:
+            return math.inf
+        lengths = np.tan(np.linspace(0, math.atan(_MAX_RAY), 2000))
+        distorted = lengths * self._radial(lengths**2)
+        turns = np.flatnonzero(~(np.diff(distorted) > 0))
+        return float(lengths[turns[0]] if turns.size else _MAX_RAY)
+
+    def _radial(self, squared: FloatArray) -> FloatArray:
+        """By how much rays of this squared length (N,) are stretched, about the lens' centre.
+
+        The formulas of OpenCV's calib3d (pinhole and fisheye), which are those of CameraInfo.
+        """
+        d = self.distortion
+        if self.model == "equidistant":
+            length = np.sqrt(np.maximum(squared, 1e-24))
+            angle = np.arctan(length)
+            a2 = angle**2
+            return angle / length * (1 + a2 * (d[0] + a2 * (d[1] + a2 * (d[2] + a2 * d[3]))))
+        k3 = d[4] if len(d) > 4 else 0.0
+        stretch = 1 + squared * (d[0] + squared * (d[1] + squared * k3))
+        if len(d) > 5:
+            divisor = 1 + squared * (d[5] + squared * (d[6] + squared * d[7]))
+            # Beyond its first pole a rational model means nothing.
+            stretch = stretch / np.where(divisor > 0, divisor, np.nan)
+        radial: FloatArray = stretch
+        return radial
+
+    def _project_tilted(self, rays: FloatArray, inside: NDArray[np.bool_]) -> FloatArray:
+        pixels = np.full(rays.shape, np.nan)
+        if inside.any():
+            points = np.column_stack([rays[inside], np.ones(inside.sum())])[:, None]
+            found, _ = cv2.projectPoints(
+                points, np.zeros(3), np.zeros(3), self.matrix, self.distortion
+            )
+            pixels[inside] = found.reshape(-1, 2)
+        return pixels
+
+
+def _reshaped(values: Any, shape: tuple[int, int], complaint: str) -> FloatArray:
+    matrix = np.array(values, dtype=np.float64)
+    if matrix.size != shape[0] * shape[1]:
+        raise ValueError(f"{complaint} numbers, got {matrix.size}.")
+    return matrix.reshape(shape)
+
+
+def _region(info: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the offset and the size, in sensor pixels, of what a camera info's image shows.
+
+    A size of 0 is what is left of the sensor: with no offset all of it (CameraInfo.msg).
+    """
+    roi = getattr(info, "roi", None)
+    if roi is None:
+        return (0, 0), (int(info.width), int(info.height))
+    x, y = int(roi.x_offset), int(roi.y_offset)
+    return (x, y), (int(roi.width) or int(info.width) - x, int(roi.height) or int(info.height) - y)
+
+
+__all__ = ["FloatArray", "Intrinsics"]

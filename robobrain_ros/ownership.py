@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which of the surfaces around a pixel of a depth image is the pixel's own.
+
+A stereo camera's edges are off by a pixel or two, its holes have no depth at all, but the colour
+image is sharp, and it is what the model looked at: where two surfaces contest a pixel, colour
+decides, and where colour can't tell, nothing is claimed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from robobrain_ros.depth import FloatArray, Intrinsics
+from robobrain_ros.lift_parameters import LiftParameters
+
+BoolArray = NDArray[np.bool_]
+
+_STEEPEST = math.tan(math.radians(80))  # surfaces up to this angle off frontal stay in one piece
+_CONTESTED = 2  # depth pixels: how far off a stereo camera's edges are
+_REACH = 3  # depth pixels beyond the nearest surface to where others contest it
+# Logits of a pixel's belonging to a surface: for each depth pixel of distance, for being among the
+# surface's own, for the logarithm of the barrier of colour before it, and for belonging to none
+# that was measured. Fitted by multinomial logistic regression to 1,731 contested pixels of
+# simulated stereo depth. `_SURE` leaves less than one in a hundred wrong.
+_PER_PIXEL, _INSIDE, _PER_BARRIER, _NONE = -0.5, 1.2, -1.75, -6.4
+_SURE = 0.95
+_SAME_DEPTH = 0.015
+_COLOUR_NOISE = 5.0  # grey levels, of 255
+_FARTHEST_COLOUR = 60.0
+_SQUARE, _WIDE_SQUARE = np.ones((3, 3), np.uint8), np.ones((5, 5), np.uint8)
+_LEAST_INSIDE, _WAYS = 8, 16  # pixels
+_ALONG = np.linspace(1 / 12, 1, 12)
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Colours for one patch. own: (3,) at the pixel asked about. around: (S, S, 3)."""
+
+    own: FloatArray
+    around: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class ColourImage:
+    """The colour image that belongs to a depth grid.
+
+    rgb: (H, W, 3) uint8. colour: its intrinsics. grid: those of the depth pixels; both share the
+    optical frame.
+    """
+
+    rgb: NDArray[np.uint8]
+    colour: Intrinsics
+    grid: Intrinsics
+
+    def evidence(self, asked: FloatArray, located: FloatArray, radius: int) -> Evidence:
+        """Colours for a patch around the depth pixel `located` (2,), at the colour pixel `asked`
+        (2,).
+        """
+        steps = np.arange(-radius, radius + 1)
+        columns, rows = np.meshgrid(np.rint(located[0]) + steps, np.rint(located[1]) + steps)
+        pixels = np.stack([columns, rows], axis=-1).reshape(-1, 2)
+        if self.grid is not self.colour:
+            pixels = self.colour.project(self.grid.rays(pixels))
+        around = self._at(pixels).reshape(len(steps), len(steps), 3)
+        return Evidence(self._at(asked[None])[0], around)
+
+    def _at(self, pixels: FloatArray) -> FloatArray:
+        """Colours (N, 3) of the colour pixels nearest to (N, 2)."""
+        last = np.array([self.rgb.shape[1], self.rgb.shape[0]]) - 1
+        columns, rows = np.clip(np.rint(np.nan_to_num(pixels)), 0, last).astype(np.intp).T
+        return self.rgb[rows, columns].astype(np.float64)
+
+
+def surfaces_in(
+    metres: NDArray[np.float32], focal: float, parameters: LiftParameters
+) -> NDArray[np.int32]:
+    """Label the surfaces of patches (N, S, S): what hangs together without a jump in depth.
+
+    metres: NaN where there is none. Labels are above 0 and no two patches share one; 0 is a hole.
+    """
+    count, size, _ = metres.shape
+    z = np.nan_to_num(metres).astype(np.float64)
+    jumps = _jump(z, 1, focal, parameters)
+    valid = z > 0
+    down, right = valid[:, 1:] & valid[:, :-1], valid[:, :, 1:] & valid[:, :, :-1]
+    low, high = np.where(valid, z, np.inf), z
+    low, high = np.minimum(low[:, 1:], low[:, :-1]), np.maximum(high[:, 1:], high[:, :-1])
+    low = np.minimum(low[:, :, 1:], low[:, :, :-1])
+    high = np.maximum(high[:, :, 1:], high[:, :, :-1])
+    # The cells between pixels stand for their being linked; patches are kept apart by a row.
+    cells = np.zeros((count, 2 * size, 2 * size - 1), np.uint8)
+    cells[:, :-1:2, ::2] = valid
+    cells[:, 1:-1:2, ::2] = (np.abs(np.diff(z, axis=1)) <= jumps[:, 1:]) & down
+    cells[:, :-1:2, 1::2] = (np.abs(np.diff(z, axis=2)) <= jumps[:, :, 1:]) & right
+    cells[:, 1:-1:2, 1::2] = high - low <= jumps[:, 1:, 1:]
+    _, labels = cv2.connectedComponents(cells.reshape(-1, 2 * size - 1), connectivity=8)
+    return labels.reshape(count, 2 * size, -1)[:, :-1:2, ::2]
+
+
+def settled_surfaces(
+    labels: NDArray[np.int32], parameters: LiftParameters
+) -> tuple[BoolArray, BoolArray]:
+    """Mark the pixels of the surface at each patch's centre (N, S, S), and tell where no other
+    comes near (N,): there the centre is its own, and the other patches need `own_surface`.
+    """
+    centre = labels.shape[1] // 2
+    at = labels[:, centre, centre]
+    own = (labels == at[:, None, None]) & (at > 0)[:, None, None]
+    about = slice(centre - _CONTESTED, centre + _CONTESTED + 1)
+    rivals = ((labels > 0) & ~own)[:, about, about].any(axis=(1, 2))
+    return own, ~rivals & (own.sum(axis=(1, 2)) >= parameters.min_surface_pixels)
+
+
+def own_surface(
+    patch: NDArray[np.float32],
+    labels: NDArray[np.int32],
+    parameters: LiftParameters,
+    evidence: Evidence | None = None,
+) -> BoolArray:
+    """Mark the pixels (S, S) of the surface that the patch's centre belongs to; none when it can't
+    be told.
+
+    labels: (S, S), of `surfaces_in`. Without evidence the nearest surface in the image counts, the
+    nearer to the camera of two equally near, unless too few of the patch's pixels are valid. With
+    it, one must be likelier by far than the others, and than none of them.
+    """
+    pieces = _pieces(patch, labels, parameters)
+    if pieces and evidence is None:
+        share = np.count_nonzero(labels) / labels.size
+        if pieces[0].distance == 0 or share >= parameters.min_valid_fraction:
+            return labels == pieces[0].label
+    elif pieces and evidence is not None:
+        best, probability = _likeliest(pieces, labels, evidence)
+        if probability >= _SURE:
+            return labels == best.label
+    return np.zeros(labels.shape, np.bool_)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A surface in a patch: its label, how far it is from the centre, in pixels, and its depth
+    there, in metres.
+    """
+
+    label: int
+    distance: int
+    depth: float
+
+
+@lru_cache(maxsize=8)
+def _outwards(radius: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Pixels of a patch by their distance from its centre: flat indices (P,), and steps (P, 2)."""
+    steps = np.mgrid[-radius : radius + 1, -radius : radius + 1].reshape(2, -1).T
+    rings = np.abs(steps).max(axis=1)
+    order = np.lexsort(((steps**2).sum(axis=1), rings))
+    return order, steps[order]
+
+
+def _pieces(
+    patch: NDArray[np.float32], labels: NDArray[np.int32], parameters: LiftParameters
+) -> list[_Piece]:
+    """Return the surfaces of a patch that are large enough to count and not far behind the nearest,
+    the nearest first.
+    """
+    order, steps = _outwards(labels.shape[0] // 2)
+    found, first, sizes = np.unique(labels.ravel()[order], return_index=True, return_counts=True)
+    counts = (found > 0) & (sizes >= parameters.min_surface_pixels)
+    places = first[counts]
+    distances = np.abs(steps[places]).max(axis=1)
+    depths = patch.ravel()[order[places]]
+    pieces = [
+        _Piece(int(label), int(distance), float(depth))
+        for label, distance, depth in zip(found[counts], distances, depths, strict=True)
+    ]
+    pieces.sort(key=lambda piece: (piece.distance, piece.depth))
+    return [piece for piece in pieces if piece.distance <= pieces[0].distance + _REACH]
+
+
+def _likeliest(
+    pieces: list[_Piece], labels: NDArray[np.int32], evidence: Evidence
+) -> tuple[_Piece, float]:
+    """Return the piece that the centre most likely belongs to, and how probable that is.
+
+    Pieces at the same depth give the same answer, and count together.
+    """
+    barriers = _barriers([piece.label for piece in pieces], labels, evidence)
+    scores = [
+        _PER_PIXEL * piece.distance
+        + _INSIDE * (piece.distance == 0)
+        + _PER_BARRIER * math.log1p(barrier / _COLOUR_NOISE)
+        for piece, barrier in zip(pieces, barriers, strict=True)
+    ]
+    shares = np.exp(np.array([*scores, _NONE]))
+    shares /= shares.sum()
+    best = pieces[int(np.argmax(shares[:-1]))]
+    alike = [abs(piece.depth - best.depth) <= _SAME_DEPTH * best.depth for piece in pieces]
+    return best, float(shares[:-1][alike].sum())
+
+
+def _barriers(wanted: list[int], labels: NDArray[np.int32], evidence: Evidence) -> list[float]:
+    """How far, in grey levels, colour departs from the asked pixel's on the way to each surface.
+
+    The intervening contour cue (Leung and Malik, ECCV 1998), over straight ways to those pixels of
+    a surface's inside that are nearest: its edge may be another's.
+    """
+    radius = labels.shape[0] // 2
+    order, steps = _outwards(radius)
+    values = labels.astype(np.float32)
+    inside = []
+    for square in (_WIDE_SQUARE, _SQUARE):
+        low = cv2.erode(values, square, borderType=cv2.BORDER_REPLICATE)
+        high = cv2.dilate(values, square, borderType=cv2.BORDER_REPLICATE)
+        inside.append(np.where(low == high, labels, 0).ravel()[order])
+    barriers = []
+    for label in wanted:
+        ends = np.flatnonzero(inside[0] == label)
+        if len(ends) < _LEAST_INSIDE:
+            ends = np.flatnonzero(inside[1] == label)
+        if not len(ends):
+            barriers.append(_FARTHEST_COLOUR)
+            continue
+        ways = np.rint(steps[ends[:_WAYS], None] * _ALONG[:, None]).astype(np.intp) + radius
+        departures = evidence.around[ways[..., 0], ways[..., 1]] - evidence.own
+        barriers.append(math.sqrt((departures**2).mean(axis=-1).max(axis=1).min()))
+    return barriers
+
+
+def connected(
+    metres: NDArray[np.float32],
+    allowed: BoolArray,
+    seed: tuple[int, int],
+    step: int,
+    focal: float,
+    parameters: LiftParameters,
+) -> BoolArray:
+    """Mark what hangs together with the seed (row, column) without a jump in depth; step: pixels
+    per sample.
+    """
+    if not allowed[seed]:
+        return np.zeros_like(allowed)
+    jump = float(_jump(np.array(metres[seed], np.float64), step, focal, parameters))
+    barred = np.ones((allowed.shape[0] + 2, allowed.shape[1] + 2), np.uint8)
+    barred[1:-1, 1:-1] = ~allowed
+    image = np.where(allowed, metres, np.float32(0))
+    flags = 8 | cv2.FLOODFILL_MASK_ONLY | (2 << 8)
+    cv2.floodFill(image, barred, (int(seed[1]), int(seed[0])), 0, jump, jump, flags)
+    piece: BoolArray = barred[1:-1, 1:-1] == 2
+    return piece
+
+
+def _jump(z: FloatArray, step: int, focal: float, parameters: LiftParameters) -> FloatArray:
+    """How much the depth z (...) of one surface may change over `step` pixels, metres."""
+    return 4 * parameters.sigma(z) + step * z / focal * _STEEPEST

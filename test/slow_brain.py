@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node with a model that takes two seconds longer: `python -m slow_brain --ros-args …`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from robobrain_ros import brain_node
+
+DELAY_S = 2.0
+
+
+class SlowEngine:
+    """The real engine, and then a long thought."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def generate(self, request: Any) -> Any:
+        generation = self._engine.generate(request)
+        time.sleep(DELAY_S)
+        return generation
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
+def main() -> int:
+    create = brain_node.create_engine
+    brain_node.create_engine = lambda *args, **options: SlowEngine(create(*args, **options))
+    return brain_node.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
