@@ -31,15 +31,16 @@ BUILD_INPUTS := CMakeLists.txt package.xml setup.py cmake/write_executables.py \
 # These are symlinked into install/: an edit takes effect at once, only a new or removed file needs a build.
 LINKED := $(shell find robobrain_ros config $(wildcard launch rviz) -type f -not -path '*/__pycache__/*' | sort)
 # The modules without ROS, whose message types mypy would not know.
-TYPED := $(addprefix robobrain_ros/,tasks.py families.py coordinates.py depth.py segmentation.py \
-  surfaces.py transforms.py tf_projection.py pipeline.py errors.py drawing.py engines)
+TYPED := $(addprefix robobrain_ros/,tasks.py families.py coordinates.py decoding.py depth.py \
+  intrinsics.py lift_parameters.py ownership.py paths.py registration.py segmentation.py surfaces.py transforms.py \
+  tf_projection.py pipeline.py errors.py drawing.py engines)
 
 # A ROS 2 shell of its own: nothing outside this machine is seen, and no other run on it either.
 ROS := . $(VENV)/bin/activate && . install/setup.bash && \
   export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_DOMAIN_ID=$$((RANDOM % 100 + 1)) && \
   export FASTRTPS_DEFAULT_PROFILES_FILE=$(CURDIR)/config/fastdds_large_images.xml
 
-.PHONY: help setup build test lint demo nano nano-eval clean FORCE
+.PHONY: help setup build test lint demo nano nano-eval bench-lift clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +72,9 @@ nano: $(DONE)/graphics ## render data for the nano model and train it
 
 nano-eval: $(DONE)/graphics ## accuracy of the nano model on unseen scenes
 	@. $(VENV)/bin/activate && python -m robobrain_ros.nano.evaluate $(ARGS)
+
+bench-lift: $(DONE)/graphics ## how far lifted points are from the truth, ours and as others lift them
+	@. $(VENV)/bin/activate && PYTHONPATH=. OMP_NUM_THREADS=1 python bench/lift.py $(ARGS)
 
 clean: ## remove what build made; .venv and the nano model's data stay
 	rm -rf $(BUILT) build/files.txt $(addprefix build/,robobrain_ros $(notdir $(PACKAGES))) install log

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far lifted points are from the truth, ours and as others lift them, on the same depth.
+
+    make bench-lift
+
+Simulated tables under a stereo camera's noise and holes (robobrain_ros/sim/depth_sensor.py): depth
+aligned to colour, depth of a second camera, and a moving camera. Points are drawn on objects, as
+many of each difficulty. Compared with the depth at the pixel, and with the median depth of the
+object's box. The last line is machine-readable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from lift_views import FloatArray, Observation, difficulties, observations
+
+from robobrain_ros.sim.depth_sensor import StereoDepthSensor
+from robobrain_ros.sim.truth import mask_box
+from robobrain_ros.tf_projection import LiftStatus, lift_points
+
+WRONG_M = 0.03
+NEAR, FAR = (0.4, 1.2), (1.2, 2.5)  # metres
+OURS, PIXEL, BOX = "ours", "depth at the pixel", "median of the box"
+_TIMED = 10  # points at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Pixels (N, 2) of one difficulty in one observation, and the boxes (N, 4) of their objects,
+    NaN for what is no object.
+    """
+
+    difficulty: str
+    pixels: FloatArray
+    boxes: FloatArray
+
+
+def ours(seen: Observation, asked: Asked) -> FloatArray:
+    """Positions (N, 3) in the table frame, NaN where refused."""
+    lifted = lift_points(
+        asked.pixels, seen.depth, seen.intrinsics, seen.target_from_camera, rgb=seen.rgb
+    )
+    positions = [
+        point.position if point.status is LiftStatus.OK else np.full(3, np.nan) for point in lifted
+    ]
+    return np.array(positions)
+
+
+def depth_at_pixel(seen: Observation, asked: Asked) -> FloatArray:
+    """What depth[v, u] says, in the drivers' aligned depth."""
+    columns, rows = np.rint(asked.pixels).astype(int).T
+    return _placed(seen, asked, seen.aligned[rows, columns])
+
+
+def median_of_box(seen: Observation, asked: Asked) -> FloatArray:
+    """The median depth of the object's box, along the pixel's ray."""
+    depths = []
+    for box in asked.boxes:
+        x1, y1, x2, y2 = np.nan_to_num(box).astype(int)
+        inside = seen.aligned[y1:y2, x1:x2]
+        depths.append(np.nanmedian(inside) if np.isfinite(inside).any() else np.nan)
+    return _placed(seen, asked, np.array(depths))
+
+
+METHODS: dict[str, Callable[[Observation, Asked], FloatArray]] = {
+    OURS: ours,
+    PIXEL: depth_at_pixel,
+    BOX: median_of_box,
+}
+
+
+def _placed(seen: Observation, asked: Asked, depths: FloatArray) -> FloatArray:
+    rays = np.column_stack([seen.intrinsics.rays(asked.pixels), np.ones(len(depths))])
+    pose = seen.target_from_camera
+    return (rays * depths[:, None]) @ pose[:3, :3].T + pose[:3, 3]
+
+
+def truth(seen: Observation, asked: Asked) -> FloatArray:
+    """True positions (N, 3) in the table frame."""
+    columns, rows = asked.pixels.astype(int).T
+    rays = np.column_stack([seen.intrinsics.rays(asked.pixels), np.ones(len(rows))])
+    points = rays * seen.true.depth[rows, columns, None]
+    return points @ seen.true_pose[:3, :3].T + seen.true_pose[:3, 3]
+
+
+def draw(seen: Observation, count: int, rng: np.random.Generator) -> list[Asked]:
+    """Draw up to `count` pixels of each difficulty."""
+    masks = difficulties(seen, *(FAR if seen.far else NEAR))
+    if seen.far:
+        masks = {"far": masks["on objects"]}
+    labels = seen.true.labels
+    boxes = {label: mask_box(labels == label) for label in np.unique(labels) if label}
+    boxes[0] = (np.nan,) * 4
+    drawn = []
+    for name, mask in masks.items():
+        rows, columns = np.nonzero(mask)
+        if rows.size:
+            chosen = rng.choice(rows.size, min(count, rows.size), replace=False)
+            rows, columns = rows[chosen], columns[chosen]
+            of_objects = np.array([boxes[label] for label in labels[rows, columns]], float)
+            drawn.append(Asked(name, np.column_stack([columns, rows]).astype(float), of_objects))
+    return drawn
+
+
+class Scores:
+    """Errors in metres by (method, setup, difficulty), NaN where refused; seconds by method."""
+
+    def __init__(self) -> None:
+        self.errors: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+        self.latest: list[float] = []
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, seen: Observation, asked: Asked) -> None:
+        exact = truth(seen, asked)
+        for name, method in METHODS.items():
+            started = time.perf_counter()
+            found = method(seen, asked)
+            if len(asked.pixels) == _TIMED and seen.setup == "aligned":
+                self.seconds[name].append(time.perf_counter() - started)
+            self.errors[name, seen.setup, asked.difficulty] += list(
+                np.linalg.norm(found - exact, axis=1)
+            )
+            if name == OURS and seen.setup == "moving camera":
+                self.latest += list(_error_with_latest(seen, found, exact))
+
+    def of(
+        self, method: str, setups: Sequence[str] = (), difficulties: Sequence[str] = ()
+    ) -> FloatArray:
+        """Return the errors (N,) of a method, of all setups or difficulties where none is named."""
+        return np.array(
+            [
+                error
+                for (name, setup, difficulty), errors in self.errors.items()
+                if name == method
+                and (not setups or setup in setups)
+                and (not difficulties or difficulty in difficulties)
+                for error in errors
+            ]
+        )
+
+
+def _error_with_latest(seen: Observation, found: FloatArray, exact: FloatArray) -> FloatArray:
+    moved = seen.latest @ np.linalg.inv(seen.target_from_camera)
+    return np.linalg.norm(found @ moved[:3, :3].T + moved[:3, 3] - exact, axis=1)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of the errors of one method, in millimetres; shares of all that was asked."""
+
+    count: int
+    median: float
+    p95: float
+    worst: float
+    wrong: float
+    refused: float
+
+    @classmethod
+    def of(cls, errors: FloatArray) -> Summary:
+        answered = errors[np.isfinite(errors)] * 1000
+        if not answered.size:
+            return cls(len(errors), *[float("nan")] * 3, 0.0, 1.0)
+        return cls(
+            len(errors),
+            float(np.median(answered)),
+            float(np.percentile(answered, 95)),
+            float(answered.max()),
+            float((answered > 1000 * WRONG_M).sum() / len(errors)),
+            1 - answered.size / len(errors),
+        )
+
+
+EQUAL_PARTS = ("flat", "edge", "thin", "hole")
+SETUPS = ("aligned", "other camera", "moving camera")
+
+
+def report(scores: Scores) -> dict[str, float]:
+    """Print the tables; return the figures of the last line."""
+    print(f"{'':34}{'n':>6}{'median':>9}{'p95':>9}{'worst':>9}{'wrong':>8}{'refused':>9}   (mm)")
+    rows = [("all, 0.4-1.2 m", (), EQUAL_PARTS)]
+    rows += [(f"  {setup}", (setup,), EQUAL_PARTS) for setup in SETUPS]
+    rows += [(f"  {part}", (), (part,)) for part in EQUAL_PARTS]
+    rows += [
+        ("on objects, 0.4-1.2 m", (), ("on objects",)),
+        ("on objects, 1.2-2.5 m", (), ("far",)),
+    ]
+    for title, setups, parts in rows:
+        for method in METHODS:
+            name = title if method == OURS else ""
+            _print_row(
+                f"{name:22} {method[:10]:>10} ", Summary.of(scores.of(method, setups, parts))
+            )
+    _print_row("moving, latest transform   ours   ", Summary.of(np.array(scores.latest)))
+    per_point = {name: 1e6 * np.median(s) / _TIMED for name, s in scores.seconds.items()}
+    print("microseconds per point: " + ", ".join(f"{n} {us:.0f}" for n, us in per_point.items()))
+    best, pixel, box = (Summary.of(scores.of(method, (), EQUAL_PARTS)) for method in METHODS)
+    return {
+        "median_mm": round(best.median, 2),
+        "p95_mm": round(best.p95, 2),
+        "wrong_surface_share": round(best.wrong, 4),
+        "refused_share": round(best.refused, 4),
+        "p95_vs_pixel_x": round(pixel.p95 / best.p95, 1),
+        "p95_vs_boxmedian_x": round(box.p95 / best.p95, 1),
+        "ten_points_ms": round(1e3 * float(np.median(scores.seconds[OURS])), 2),
+    }
+
+
+def _print_row(title: str, of: Summary) -> None:
+    print(
+        f"{title}{of.count:6}{of.median:9.2f}{of.p95:9.1f}{of.worst:9.1f}"
+        f"{of.wrong:8.2%}{of.refused:9.1%}"
+    )
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scenes", type=int, default=40)
+    parser.add_argument("--points", type=int, default=_TIMED, help="of each difficulty in a view")
+    options = parser.parse_args()
+    scores, rng = Scores(), np.random.default_rng(0)
+    for seen in observations(options.scenes, StereoDepthSensor()):
+        for asked in draw(seen, options.points, rng):
+            scores.add(seen, asked)
+    print("RESULT " + json.dumps(report(scores)))
+
+
+if __name__ == "__main__":
+    main()
