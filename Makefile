@@ -32,8 +32,8 @@ BUILD_INPUTS := CMakeLists.txt package.xml setup.py cmake/write_executables.py \
 LINKED := $(shell find robobrain_ros config $(wildcard launch rviz) -type f -not -path '*/__pycache__/*' | sort)
 # The modules without ROS, whose message types mypy would not know.
 TYPED := $(addprefix robobrain_ros/,tasks.py families.py coordinates.py decoding.py depth.py \
-  intrinsics.py lift_parameters.py ownership.py paths.py registration.py segmentation.py surfaces.py transforms.py \
-  tf_projection.py pipeline.py errors.py drawing.py engines)
+  intrinsics.py lift_parameters.py lifted.py ownership.py paths.py registration.py segmentation.py \
+  splatting.py surfaces.py transforms.py tf_projection.py pipeline.py errors.py drawing.py engines)
 
 # A ROS 2 shell of its own: nothing outside this machine is seen, and no other run on it either.
 ROS := . $(VENV)/bin/activate && . install/setup.bash && \

@@ -93,18 +93,21 @@ class DepthImage:
         return np.where(inside[:, None], np.clip(pixels, 0, edge), np.nan)
 
     def patches(
-        self, pixels: FloatArray, radius: int
+        self, pixels: FloatArray, radius: int, step: int = 1
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Square patches around pixels (N, 2): metres (N, S, S) with S = 2 radius + 1, and which of
-        them exist.
+        """Square patches around pixels (N, 2): metres (N, S, S), and which of them exist.
 
-        Holes and what lies beyond the border are NaN in the metres.
+        S = 2 radius / step + 1: every `step`-th pixel, and the step divides the radius. Holes and
+        what lies beyond the border are NaN in the metres.
         """
         width, height = self.size
-        steps = np.arange(-radius, radius + 1)
+        steps = np.arange(-radius, radius + 1, step)
         centres = np.rint(pixels).astype(np.intp)
         columns = (centres[:, 0, None] + steps)[:, None, :]
         rows = (centres[:, 1, None] + steps)[:, :, None]
+        if columns.min() >= 0 <= rows.min() and columns.max() < width and rows.max() < height:
+            metres = depth_to_metres(self.array[rows, columns], self.encoding)
+            return metres, np.ones(metres.shape, np.bool_)
         exists = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
         raw = self.array[np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)]
         metres = depth_to_metres(raw, self.encoding)

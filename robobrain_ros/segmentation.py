@@ -10,16 +10,18 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from robobrain_ros.depth import DepthImage, FloatArray, Intrinsics, Window
 from robobrain_ros.lift_parameters import LiftParameters
-from robobrain_ros.ownership import BoolArray, connected
+from robobrain_ros.ownership import BoolArray, surfaces_in
 from robobrain_ros.surfaces import MAD_TO_SIGMA
 
 _BOX_SAMPLES = 10_000
 _BOX_MARGIN = 0.25  # of the box's size, on each side: where the plane around it is looked for
 _PLANE_TRIALS = 64  # with half the points on the plane, all of them fail once in 5000 times
 _STANDING_SHARE = 0.1
+_GAP = 0.02  # metres between parts of one object
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +64,9 @@ def surface_in_box(
     ring = points[valid & ~inside]
     candidates = _without_plane(points, ring, valid & inside, centrality, parameters)
     seed = _nearest_mode(metres, candidates, centrality, parameters)
-    piece = connected(metres, candidates, seed, around.step, intrinsics.focal, parameters)
+    left = np.where(candidates, metres, np.float32(np.nan))
+    labels = surfaces_in(left[None], intrinsics.focal / around.step, parameters)[0]
+    piece = _with_neighbours(labels, labels[seed], points, parameters)
     if np.count_nonzero(piece) < parameters.min_surface_pixels:
         return nothing
     return BoxSurface(points[piece], _well_inside(piece, centrality, around, parameters), share)
@@ -173,6 +177,34 @@ def _nearest_mode(
     return int(rows[chosen]), int(columns[chosen])
 
 
+def _with_neighbours(
+    labels: NDArray[np.int32], own: int, points: FloatArray, parameters: LiftParameters
+) -> BoolArray:
+    """Mark a surface (h, w) and all that is close to it in space: holes and noise tear objects
+    apart.
+    """
+    whole = labels == own
+    reached = points[whole]
+    sizes = np.bincount(labels.ravel())
+    waiting = set(np.flatnonzero(sizes >= parameters.min_surface_pixels).tolist()) - {0, int(own)}
+    while waiting and len(reached):
+        tree = cKDTree(_thinned(reached))
+        close = {
+            label
+            for label in waiting
+            if tree.query(_thinned(points[labels == label]))[0].min() <= _GAP
+        }
+        added = np.isin(labels, list(close))
+        reached = points[added]
+        whole |= added
+        waiting -= close
+    return whole
+
+
+def _thinned(points: FloatArray) -> FloatArray:
+    return points[:: max(1, len(points) // 500)]
+
+
 def _well_inside(
     piece: BoolArray, centrality: FloatArray, around: Window, parameters: LiftParameters
 ) -> FloatArray:
@@ -181,7 +213,7 @@ def _well_inside(
     """
     border = np.pad(piece, 1).astype(np.uint8)
     depth_in = cv2.distanceTransform(border, cv2.DIST_C, 3)[1:-1, 1:-1]
-    wanted = min(parameters.patch_radius / around.step, 0.6 * float(depth_in.max()))
+    wanted = min(parameters.max_patch_radius / around.step, 0.6 * float(depth_in.max()))
     best = int(np.argmax(np.where(depth_in >= wanted, centrality, -1.0)))
     row, column = np.unravel_index(best, piece.shape)
     pixel: FloatArray = around.pixels[row, column]

@@ -30,9 +30,7 @@ STEEPEST = math.tan(math.radians(80))  # a steeper step between two depth pixels
 AGREEING = 5  # sigmas; what is within them of the nearest is the same surface
 _WIDE = 1.5  # cells between depth pixels above which they are spread farther
 _WIDEST = 4  # cells
-_MARGIN = (
-    _WIDEST + 2
-)  # cells around the grid, so that whatever is spread at its border stays inside
+_MARGIN = _WIDEST + 2  # cells around the grid, for what is spread over its border
 _COVERED = 0.5  # of a cell, above which a surface hides what is behind it
 _TOUCHED = 0.2  # of a cell, below which nothing is known about it
 _CHUNK = 16_000  # of float64 fit into 128 KiB; for more, malloc asks the kernel for fresh pages
@@ -253,7 +251,6 @@ def _slopes(
     columns = samples.columns + np.array([[-1], [0], [1], [0]])
     rows = samples.rows + np.array([[0], [-1], [0], [1]])
     width, height = depth.size
-    # A pixel at the border is its own neighbour; infinity is none.
     inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
     raw = depth.array[np.where(inside, rows, 0), np.where(inside, columns, 0)]
     around = np.where(inside, 1 / depth_to_metres(raw, depth.encoding), np.float32(np.inf))

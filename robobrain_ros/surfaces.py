@@ -27,6 +27,8 @@ from robobrain_ros.ownership import (
 
 __all__ = ["LiftParameters", "Surfaces", "surfaces_at"]
 
+_WIDE_STEP = 3  # pixels between the samples of a large patch, whose noise is shared by neighbours
+_ALL_AROUND = 0.7  # of a large patch's weight: then a plane goes on on all sides
 _ENOUGH = 0.3  # of a small patch's pixels: then the plane is fitted to it, not to a larger one
 _BATCH = 512  # pixels whose patches are held at a time
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
@@ -91,12 +93,18 @@ class _Search:
         """Find the surfaces of these pixels: small patches first, larger ones for the rest."""
         parameters, small = self.parameters, self.parameters.patch_radius
         metres, labels = self._patches(rows, small)
-        own, settled = settled_surfaces(labels, parameters)
+        own, alone, settled = settled_surfaces(labels, parameters)
+        if self.evidence:
+            for i in np.flatnonzero(alone & ~settled):
+                evidence = self.evidence(rows[i], small)
+                own[i] = own_surface(metres[i], labels[i], parameters, evidence)
+                settled[i] = own[i].any()
+        else:
+            settled = alone
         contested = np.flatnonzero(~settled)
+        radii = [radius for radius in parameters.radii() if radius > small or not self.evidence]
         # Colours tell more the more of the surfaces they show.
-        for radius in (
-            parameters.radii() if self.evidence is None else [parameters.max_patch_radius]
-        ):
+        for radius in radii[-1:] if self.evidence else radii:
             if not contested.size:
                 break
             large, surface = self._own(rows[contested], radius)
@@ -126,10 +134,10 @@ class _Search:
         self, rows: NDArray[np.intp], radius: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         metres, exists = self.depth.patches(self.pixels[rows], radius)
-        self.found.valid_fraction[rows] = np.isfinite(metres).sum(axis=(1, 2)) / exists.sum(
-            axis=(1, 2)
-        )
-        return metres, surfaces_in(metres, self.intrinsics.focal, self.parameters)
+        labels = surfaces_in(metres, self.intrinsics.focal, self.parameters)
+        valid = np.count_nonzero(labels, axis=(1, 2))
+        self.found.valid_fraction[rows] = valid / np.count_nonzero(exists, axis=(1, 2))
+        return metres, labels
 
     def _fit(self, rows: NDArray[np.intp], metres: NDArray[np.float32], own: BoolArray) -> None:
         """Fit a plane to each patch (N, S, S) where `own`; write depth, normal and spread.
@@ -138,7 +146,7 @@ class _Search:
         with it, so that at a crease it stays on the centre's side.
         """
         parameters, count = self.parameters, len(rows)
-        stencil = _stencil(metres.shape[1] // 2)
+        stencil = _stencil(metres.shape[1] // 2, 1)
         mask = own.reshape(count, -1)
         inverse = 1 / np.where(mask, metres.reshape(count, -1), np.float32(1)).astype(np.float64)
         core, wide = mask * stencil.core, mask * stencil.wide
@@ -150,23 +158,26 @@ class _Search:
         near = _masked_median(misfit, mask & stencil.near)
         noise = np.clip(MAD_TO_SIGMA * near, parameters.depth_noise_floor / centre**2, promised)
         noise = np.where(np.isfinite(near), noise, promised)
-        for _ in range(2):
-            agreeing = wide * (misfit <= 3 * noise[:, None])
-            plane, covariance = stencil.least_squares(inverse, agreeing)
-            misfit = np.abs(inverse - plane @ stencil.basis.T)
+        agreeing = wide * (misfit <= 3 * noise[:, None])
+        plane, covariance = stencil.least_squares(inverse, agreeing)
+        misfit = np.abs(inverse - plane @ stencil.basis.T)
         measured = MAD_TO_SIGMA * _masked_median(misfit, mask)
 
         pixels = self.pixels[rows]
         slopes = plane[:, 1:] / stencil.radius  # of the inverse depth, per pixel
         level = plane[:, 0] + (slopes * (pixels - np.rint(pixels))).sum(axis=1)
+        tilt = np.sqrt(covariance[:, 1, 1] + covariance[:, 2, 2]) / stencil.radius
+        if stencil.radius < parameters.max_patch_radius:
+            slopes, tilt = self._widened(rows, plane, stencil.radius, promised, tilt)
         per_ray = self._per_ray(pixels, slopes)
-        gradient = np.column_stack([per_ray, level - (per_ray * self.rays[rows]).sum(axis=1)])
+        gradient = np.empty((count, 3))
+        gradient[:, :2] = per_ray
+        gradient[:, 2] = level - (per_ray * self.rays[rows]).sum(axis=1)
         length = np.sqrt((gradient**2).sum(axis=1))  # of n / d
         length = np.maximum(length, np.finfo(float).tiny)
-        tilt = np.sqrt(covariance[:, 1, 1] + covariance[:, 2, 2]) / length
-        tilt *= self.intrinsics.focal / stencil.radius
+        tilt *= self.intrinsics.focal * np.maximum(promised, measured) / length
         planar = (
-            (tilt * np.maximum(promised, measured) <= parameters.max_normal_error)
+            (tilt <= parameters.max_normal_error)
             & (level >= np.where(mask, inverse, np.inf).min(axis=1) - 3 * promised)
             & (level <= np.where(mask, inverse, -np.inf).max(axis=1) + 3 * promised)
         )
@@ -177,6 +188,37 @@ class _Search:
         self.found.depth[rows] = 1 / level
         self.found.normals[rows[planar]] = -gradient[planar] / length[planar, None]
         self.found.spread[rows] = measured / level**2  # as dz = z^2 d(1/z)
+
+    def _widened(
+        self,
+        rows: NDArray[np.intp],
+        planes: FloatArray,
+        radius: int,
+        promised: FloatArray,
+        tilt: FloatArray,
+    ) -> tuple[FloatArray, FloatArray]:
+        """Slopes (N, 2) per pixel and their errors (N,) from a larger patch, where it is as planar.
+
+        planes: (N, 3), of patches of this radius. promised: (N,), the noise of inverse depth. A
+        slope's error falls with the square of the radius; but what lies farther off counts only
+        where the plane goes on on all sides, and passes through the same point.
+        """
+        reach = self.parameters.max_patch_radius // _WIDE_STEP * _WIDE_STEP
+        stencil = _stencil(reach, _WIDE_STEP)
+        metres, _ = self.depth.patches(self.pixels[rows], reach, _WIDE_STEP)
+        valid = np.isfinite(metres).reshape(len(rows), -1)
+        inverse = 1 / np.where(valid, metres.reshape(len(rows), -1), 1).astype(np.float64)
+        wide = planes * (1.0, reach / radius, reach / radius)
+        # Not more than the small plane's own tilt may be off.
+        allowed = 3 * promised[:, None] * (1 + stencil.distance / (2 * radius))
+        agreeing = (np.abs(inverse - wide @ stencil.basis.T) <= allowed) & valid
+        weights = agreeing * stencil.wide
+        wide, covariance = stencil.least_squares(inverse, weights)
+        goes_on = weights.sum(axis=1) >= _ALL_AROUND * stencil.wide.sum()
+        goes_on &= np.abs(wide[:, 0] - planes[:, 0]) <= promised
+        wide_tilt = np.sqrt(covariance[:, 1, 1] + covariance[:, 2, 2]) / reach
+        slopes = np.where(goes_on[:, None], wide[:, 1:] / reach, planes[:, 1:] / radius)
+        return slopes, np.where(goes_on, wide_tilt, tilt)
 
     def _per_ray(self, pixels: FloatArray, slopes: FloatArray) -> FloatArray:
         """Slopes (N, 2) per pixel to slopes per ray, by the lens' derivative at pixels (N, 2)."""
@@ -195,13 +237,14 @@ class _Search:
 
 @dataclass(frozen=True, eq=False)
 class _Stencil:
-    """A square patch of P pixels around one: weights (P,) that fall with the distance from the
-    centre, which pixels are near it (P,), and what planes are made of.
+    """A square patch of P pixels around one: their distances from the centre (P,), weights (P,)
+    that fall with it, which pixels are near it (P,), and what planes are made of.
 
     basis: (P, 3), 1 and the steps from the centre per radius. products: (P, 9), of its columns.
     """
 
     radius: int
+    distance: FloatArray
     core: FloatArray
     wide: FloatArray
     near: BoolArray
@@ -225,8 +268,8 @@ class _Stencil:
 
 
 @lru_cache(maxsize=8)
-def _stencil(radius: int) -> _Stencil:
-    line = np.arange(-radius, radius + 1.0)
+def _stencil(radius: int, step: int) -> _Stencil:
+    line = np.arange(-radius, radius + 1.0, step)
     steps = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
     squared = (steps**2).sum(axis=-1)
     core = np.exp(-squared / (2 * (0.3 * radius) ** 2))
@@ -234,7 +277,7 @@ def _stencil(radius: int) -> _Stencil:
     basis = np.column_stack([np.ones(len(steps)), steps / radius])
     products = (basis[:, :, None] * basis[:, None, :]).reshape(-1, 9)
     near = squared <= max(8, (radius / 2) ** 2)
-    return _Stencil(radius, core, wide, near, basis, products)
+    return _Stencil(radius, np.sqrt(squared), core, wide, near, basis, products)
 
 
 def _mean(values: FloatArray, weights: FloatArray) -> FloatArray:

@@ -10,15 +10,21 @@ frame is the optical frame of REP-103 (x right, y down, z forward).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from enum import IntEnum
+import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from robobrain_ros.depth import DepthImage, FloatArray, Intrinsics, depth_to_metres
 from robobrain_ros.lift_parameters import LiftParameters
-from robobrain_ros.ownership import ColourImage, Evidence
+from robobrain_ros.lifted import (
+    IDENTITY_QUATERNION,
+    LiftedPoint,
+    LiftedRegion,
+    LiftStatus,
+    failed_point,
+)
+from robobrain_ros.ownership import BoolArray, ColourImage, Evidence
 from robobrain_ros.registration import against_view, cell_size, registered
 from robobrain_ros.segmentation import surface_in_box
 from robobrain_ros.surfaces import Surfaces, surfaces_at
@@ -47,78 +53,10 @@ __all__ = [
 ]
 
 
-class LiftStatus(IntEnum):
-    """Why there is no 3D result, or OK; the numbers are those of LiftedPoint.msg and
-    LiftedRegion.msg.
-    """
-
-    OK = 0
-    NO_DEPTH_CAMERA = 1
-    DEPTH_HOLE = 2
-    OUT_OF_RANGE = 3
-    OUTSIDE_DEPTH_VIEW = 4
-    DEPTH_STALE = 5
-    NO_TRANSFORM = 6
-
-
-IDENTITY_QUATERNION = np.array([0.0, 0.0, 0.0, 1.0])
 # A flying pixel or two at the silhouette must not stretch a 3D box.
 _EXTENT_PERCENTILES = (0.2, 99.8)
 _MIN_BOX = 4.0  # depth pixels; a thinner box is widened
 _BOX_SURROUNDINGS = 0.25  # of a box's size, on each side: what segmentation.py looks at
-
-
-@dataclass(frozen=True, eq=False)
-class LiftedPoint:
-    """A pixel lifted to 3D.
-
-    pixel: (2,) of the colour image. position: (3,) m in the target frame, None unless status is OK.
-    orientation: quaternion in the target frame: z along the surface normal on the camera's side, x
-    as near as possible to the camera's right; the identity without a normal (`has_normal`). depth:
-    m along the optical axis. valid_fraction: share of the depth pixels around the point that hold
-    depth. spread: m, robust standard deviation of the surface's depths about its local plane.
-    covariance: (3, 3) m^2 of the position in the target frame. Depth, spread and covariance are 0
-    where unknown; depth and spread are known for NO_TRANSFORM. interpolated: the position was put
-    between its neighbours (paths.py); status then says what the depth at the pixel itself gave.
-    """
-
-    pixel: FloatArray
-    status: LiftStatus
-    position: FloatArray | None
-    orientation: FloatArray
-    has_normal: bool
-    depth: float
-    valid_fraction: float
-    spread: float
-    covariance: FloatArray
-    interpolated: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class LiftedRegion:
-    """A box of the image lifted to the object that it shows.
-
-    box: (4,) x1, y1, x2, y2 in pixels of the colour image. pixel, position, orientation, depth,
-    spread and covariance: as of a LiftedPoint, for a point on the object's surface near the box's
-    centre (pixel is the box's centre where there is none). valid_fraction: share of the box's depth
-    pixels that hold depth. centre and size: (3,) m, the box around the object's visible part,
-    aligned with the target frame's axes; 0 unless status is OK. box_orientation: quaternion of that
-    box.
-    """
-
-    box: FloatArray
-    pixel: FloatArray
-    status: LiftStatus
-    position: FloatArray | None
-    orientation: FloatArray
-    has_normal: bool
-    centre: FloatArray
-    size: FloatArray
-    box_orientation: FloatArray
-    depth: float
-    valid_fraction: float
-    spread: float
-    covariance: FloatArray
 
 
 def lift_points(
@@ -141,7 +79,7 @@ def lift_points(
     """
     pixels = _rows(pixels, 2, "pixels")
     if depth is None:
-        return [_failed(pixel, LiftStatus.NO_DEPTH_CAMERA) for pixel in pixels]
+        return [failed_point(pixel, LiftStatus.NO_DEPTH_CAMERA) for pixel in pixels]
     colour = _required(colour)
     rays = colour.rays(pixels)
     if depth.colour_from_depth is not None:
@@ -162,27 +100,13 @@ def _lift_from_elsewhere(
     parameters: LiftParameters,
     rgb: NDArray[np.uint8] | None,
 ) -> list[LiftedPoint]:
-    """Lift pixels by the depth of another camera or moment: registered for small patches, and for
-    large ones only around the pixels that need them.
-    """
-
-    def lift(rows: NDArray[np.intp], limits: LiftParameters) -> list[LiftedPoint]:
-        points = np.tile(pixels[rows], 2) + [-1, -1, 1, 1]
-        margin = limits.max_patch_radius * cell_size(depth, colour)
-        near, seen = registered(depth, colour, points, limits, margin)
-        located = near.locate(rays[rows], colour)
-        located[~seen] = np.nan
-        return _lift(
-            pixels[rows], rays[rows], located, near, colour, target_from_camera, limits, rgb, depth
-        )
-
-    small = replace(parameters, max_patch_radius=parameters.patch_radius)
-    results = lift(np.arange(len(pixels)), small)
-    holes = [row for row, point in enumerate(results) if point.status is LiftStatus.DEPTH_HOLE]
-    if holes and small != parameters:
-        for row, point in zip(holes, lift(np.array(holes), parameters)):
-            results[row] = point
-    return results
+    """Lift pixels by the depth of another camera or moment, registered around them."""
+    points = np.tile(pixels, 2) + [-1, -1, 1, 1]
+    margin = parameters.max_patch_radius * cell_size(depth, colour)
+    near, seen = registered(depth, colour, points, parameters, margin)
+    located = near.locate(rays, colour)
+    located[~seen] = np.nan
+    return _lift(pixels, rays, located, near, colour, target_from_camera, parameters, rgb, depth)
 
 
 def lift_boxes(
@@ -200,7 +124,9 @@ def lift_boxes(
     """
     boxes = _rows(boxes, 4, "boxes")
     if depth is None:
-        return [_region(box, _failed(_centre(box), LiftStatus.NO_DEPTH_CAMERA)) for box in boxes]
+        return [
+            _region(box, failed_point(_centre(box), LiftStatus.NO_DEPTH_CAMERA)) for box in boxes
+        ]
     colour = _required(colour)
     if depth.colour_from_depth is None:
         return [_lift_box(box, depth, colour, target_from_camera, parameters) for box in boxes]
@@ -213,7 +139,7 @@ def lift_boxes(
     return [
         _lift_box(box, near, colour, target_from_camera, parameters, depth)
         if inside
-        else _region(box, _failed(_centre(box), LiftStatus.OUTSIDE_DEPTH_VIEW))
+        else _region(box, failed_point(_centre(box), LiftStatus.OUTSIDE_DEPTH_VIEW))
         for box, inside in zip(boxes, seen)
     ]
 
@@ -228,7 +154,7 @@ def _lift_box(
 ) -> LiftedRegion:
     seen = _box_in_depth(box, depth, colour)
     if seen is None:
-        return _region(box, _failed(_centre(box), LiftStatus.OUTSIDE_DEPTH_VIEW))
+        return _region(box, failed_point(_centre(box), LiftStatus.OUTSIDE_DEPTH_VIEW))
     intrinsics = depth.intrinsics(colour)
     surface = surface_in_box(depth, intrinsics, seen, parameters or LiftParameters())
     located = (_middle(seen) if surface.pixel is None else surface.pixel)[None]
@@ -238,7 +164,7 @@ def _lift_box(
         pixels, rays, located, depth, colour, target_from_camera, parameters, source=source
     )[0]
     if surface.pixel is None and point.status in (LiftStatus.OK, LiftStatus.NO_TRANSFORM):
-        point = _failed(point.pixel, LiftStatus.DEPTH_HOLE)
+        point = failed_point(point.pixel, LiftStatus.DEPTH_HOLE)
     if point.position is None or target_from_camera is None:
         return _region(box, point, surface.valid_fraction)
     target = np.asarray(target_from_camera, dtype=np.float64)
@@ -283,61 +209,94 @@ def _lift(
     """
     parameters = parameters or LiftParameters()
     target = None if target_from_camera is None else checked_rigid(target_from_camera)
-    results = [_failed(pixel, LiftStatus.OUTSIDE_DEPTH_VIEW) for pixel in pixels]
-    seen = np.flatnonzero(np.isfinite(located).all(axis=1))
-    if not seen.size:
-        return results
-    arms = np.column_stack([rays[seen], np.ones(len(seen))])
+    seen: BoolArray = np.all(np.isfinite(located), axis=1)
+    if not seen.any():
+        return [failed_point(pixel, LiftStatus.OUTSIDE_DEPTH_VIEW) for pixel in pixels]
+    asked, arms, located = pixels[seen], rays[seen], located[seen]
     intrinsics = depth.intrinsics(colour)
     evidence = None
     if rgb is not None:
         image = ColourImage(rgb, colour, intrinsics)
 
         def evidence(row: int, radius: int) -> Evidence:
-            return image.evidence(pixels[seen[row]], located[seen[row]], radius)
+            return image.evidence(asked[row], located[row], radius)
 
-    surfaces = surfaces_at(depth, intrinsics, located[seen], rays[seen], parameters, evidence)
-    inside = np.ones(len(seen), bool)
+    surfaces = surfaces_at(depth, intrinsics, located, arms, parameters, evidence)
+    outside = np.zeros(len(asked), bool)
     if source is not None:
         # Beside a hole a surface may have been carried on to where it can't be.
-        inside, through = against_view(surfaces.depth[:, None] * arms, source, colour, parameters)
-        inside |= ~np.isfinite(surfaces.depth)
+        points = surfaces.depth[:, None] * np.column_stack([arms, np.ones(len(arms))])
+        inside, through = against_view(points, source, colour, parameters)
+        outside = ~inside & np.isfinite(surfaces.depth)
         surfaces.depth[through] = np.nan
+    statuses = _statuses(surfaces.depth, outside, target is not None, parameters)
+    placed = iter(_placed(asked, arms, surfaces, statuses, target, colour, parameters))
+    return [
+        next(placed) if is_seen else failed_point(pixel, LiftStatus.OUTSIDE_DEPTH_VIEW)
+        for pixel, is_seen in zip(pixels, seen)
+    ]
+
+
+def _statuses(
+    depths: FloatArray,
+    outside: BoolArray,
+    has_transform: bool,
+    parameters: LiftParameters,
+) -> list[LiftStatus]:
+    known = LiftStatus.OK if has_transform else LiftStatus.NO_TRANSFORM
+    statuses = []
+    for z, is_outside in zip(depths.tolist(), outside.tolist()):
+        if is_outside:
+            statuses.append(LiftStatus.OUTSIDE_DEPTH_VIEW)
+        elif math.isnan(z):
+            statuses.append(LiftStatus.DEPTH_HOLE)
+        elif not parameters.min_depth <= z <= parameters.max_depth:
+            statuses.append(LiftStatus.OUT_OF_RANGE)
+        else:
+            statuses.append(known)
+    return statuses
+
+
+def _placed(
+    pixels: FloatArray,
+    rays: FloatArray,
+    surfaces: Surfaces,
+    statuses: list[LiftStatus],
+    target: FloatArray | None,
+    colour: Intrinsics,
+    parameters: LiftParameters,
+) -> list[LiftedPoint]:
+    """Put the surfaces at pixels (N, 2) with rays (N, 2) into the target frame."""
     frame = np.eye(4) if target is None else target
-    positions = (surfaces.depth[:, None] * arms) @ frame[:3, :3].T + frame[:3, 3]
-    orientations = _orientations(surfaces.normals, frame[:3, :3])
-    covariances = frame[:3, :3] @ _covariances(arms, surfaces, colour, parameters) @ frame[:3, :3].T
-    for row, index in enumerate(seen):
-        if not inside[row]:
-            continue
-        z, share = float(surfaces.depth[row]), float(surfaces.valid_fraction[row])
-        spread = float(surfaces.spread[row])
-        status = _status(z, target is not None, parameters)
+    rotation = frame[:3, :3]
+    arms = np.ones((len(rays), 3))
+    arms[:, :2] = rays
+    positions = (surfaces.depth[:, None] * arms) @ rotation.T + frame[:3, 3]
+    orientations = _orientations(surfaces.normals, rotation)
+    has_normal = np.isfinite(surfaces.normals[:, 0]).tolist()
+    covariances = rotation @ _covariances(arms, surfaces, colour, parameters) @ rotation.T
+    depths, spreads = surfaces.depth.tolist(), surfaces.spread.tolist()
+    shares = surfaces.valid_fraction.tolist()
+    points = []
+    for row, status in enumerate(statuses):
         if status is LiftStatus.OK:
-            results[index] = LiftedPoint(
-                pixel=pixels[index],
+            point = LiftedPoint(
+                pixel=pixels[row],
                 status=status,
                 position=positions[row],
                 orientation=orientations[row],
-                has_normal=bool(np.isfinite(surfaces.normals[row]).all()),
-                depth=z,
-                valid_fraction=share,
-                spread=spread,
+                has_normal=has_normal[row],
+                depth=depths[row],
+                valid_fraction=shares[row],
+                spread=spreads[row],
                 covariance=covariances[row],
             )
         elif status is LiftStatus.NO_TRANSFORM:
-            results[index] = _failed(pixels[index], status, share, z, spread)
+            point = failed_point(pixels[row], status, shares[row], depths[row], spreads[row])
         else:
-            results[index] = _failed(pixels[index], status, share)
-    return results
-
-
-def _status(z: float, has_transform: bool, parameters: LiftParameters) -> LiftStatus:
-    if not np.isfinite(z):
-        return LiftStatus.DEPTH_HOLE
-    if not parameters.min_depth <= z <= parameters.max_depth:
-        return LiftStatus.OUT_OF_RANGE
-    return LiftStatus.OK if has_transform else LiftStatus.NO_TRANSFORM
+            point = failed_point(pixels[row], status, shares[row])
+        points.append(point)
+    return points
 
 
 def _covariances(
@@ -368,33 +327,17 @@ def _orientations(normals: FloatArray, target_from_camera: FloatArray) -> FloatA
     if not z.size:
         return quaternions
     x = np.array([1.0, 0.0, 0.0]) - z[:, :1] * z
+    length = np.sqrt((x**2).sum(axis=1))
     # A surface that faces along the camera's right: y points up in the image instead.
-    sideways = np.linalg.norm(x, axis=1) < 1e-3
-    x[sideways] = np.cross([0.0, -1.0, 0.0], z[sideways])
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
-    camera_from_surface = np.stack([x, np.cross(z, x), z], axis=-1)
+    sideways = length < 1e-3
+    if sideways.any():
+        x[sideways] = np.cross([0.0, -1.0, 0.0], z[sideways])
+        length[sideways] = np.linalg.norm(x[sideways], axis=1)
+    x /= length[:, None]
+    y = z[:, [1, 2, 0]] * x[:, [2, 0, 1]] - z[:, [2, 0, 1]] * x[:, [1, 2, 0]]
+    camera_from_surface = np.stack([x, y, z], axis=-1)
     quaternions[known] = quaternion_from_matrix(target_from_camera @ camera_from_surface)
     return quaternions
-
-
-def _failed(
-    pixel: FloatArray,
-    status: LiftStatus,
-    valid_fraction: float = 0.0,
-    depth: float = 0.0,
-    spread: float = 0.0,
-) -> LiftedPoint:
-    return LiftedPoint(
-        pixel=pixel,
-        status=status,
-        position=None,
-        orientation=IDENTITY_QUATERNION.copy(),
-        has_normal=False,
-        depth=depth,
-        valid_fraction=valid_fraction,
-        spread=spread,
-        covariance=np.zeros((3, 3)),
-    )
 
 
 def _region(

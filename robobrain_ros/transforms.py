@@ -22,7 +22,7 @@ def checked_rigid(matrix: ArrayLike) -> FloatArray:
     if rigid.shape != (4, 4) or not np.isfinite(rigid).all():
         raise ValueError(f"A rigid transform is a finite (4, 4) matrix, not {rigid.tolist()}.")
     rotation = rigid[:3, :3]
-    if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-4) or np.linalg.det(rotation) < 0:
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-4 or np.linalg.det(rotation) < 0:
         raise ValueError(f"A rigid transform has a rotation, not {rotation.tolist()}.")
     return rigid
 
@@ -30,9 +30,34 @@ def checked_rigid(matrix: ArrayLike) -> FloatArray:
 def quaternion_from_matrix(matrix: ArrayLike) -> FloatArray:
     """Quaternion(s) (..., 4) as x, y, z, w with w >= 0 of rotations (..., 3, 3) or rigid transforms
     (..., 4, 4).
+
+    4 q q^T is linear in the rotation: its longest row is q (Shepperd 1978). Written out because
+    scipy's Rotation takes a tenth of the millisecond in which ten points are to be lifted.
     """
     rotation = np.asarray(matrix, dtype=np.float64)[..., :3, :3]
-    return np.asarray(Rotation.from_matrix(rotation).as_quat(canonical=True), dtype=np.float64)
+    products = rotation.reshape(-1, 9) @ _PRODUCTS + _ONES
+    longest = products[:, ::5].argmax(axis=1)  # of the diagonals
+    quaternions = products.reshape(-1, 4, 4)[np.arange(len(products)), longest]
+    quaternions /= np.sqrt((quaternions**2).sum(axis=1, keepdims=True))
+    quaternions[quaternions[:, 3] < 0] *= -1
+    return quaternions.reshape(*rotation.shape[:-2], 4)
+
+
+def _products() -> FloatArray:
+    """What each of a rotation's nine numbers adds to 4 q q^T, (9, 16)."""
+    added = np.zeros((3, 3, 4, 4))
+    for i in range(3):
+        j, k = (i + 1) % 3, (i + 2) % 3
+        added[i, i] = np.diag(np.where(np.isin(range(4), (i, 3)), 1.0, -1.0))
+        for row, column in ((i, j), (j, i)):
+            added[row, column, i, j] = added[row, column, j, i] = 1.0
+        added[k, j, i, 3] = added[k, j, 3, i] = 1.0
+        added[j, k, i, 3] = added[j, k, 3, i] = -1.0
+    return added.reshape(9, 16)
+
+
+_PRODUCTS = _products()
+_ONES = np.eye(4).ravel()
 
 
 def matrix_from_transform(message: Any) -> FloatArray:

@@ -41,6 +41,7 @@ class Faults:
     depth_camera: DepthCamera | None = None  # the depth is this one's, and not registered
     motion: Callable[[float], np.ndarray] | None = None
     """Pose (4, 4) of the optical frame in `odom` at a time in seconds, sent as TF at 50 Hz."""
+    tf_late_s: float = 0.0  # how long after its stamp that TF is sent
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class _StillCamera:
         return self._node.get_clock().now() - Duration(seconds=self.faults.age_s)
 
     def moved(self) -> TransformStamped:
-        now = self.now()
+        now = self.now() - Duration(seconds=self.faults.tf_late_s)
         message = transform("odom", self.frame, self.faults.motion(now.nanoseconds * 1e-9))
         message.header.stamp = now.to_msg()
         return message

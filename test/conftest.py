@@ -14,6 +14,7 @@ import pytest
 WITH_ROS = importlib.util.find_spec("rclpy") is not None
 NODE_TESTS = [
     "test_accuracy.py",
+    "test_acquisition.py",
     "test_camera.py",
     "test_demo.py",
     "test_lifecycle.py",

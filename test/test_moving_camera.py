@@ -44,7 +44,7 @@ def test_moving_camera_and_slow_inference_give_where_the_point_was(
     with (
         NodeProcess("slow_brain", parameters),
         BrainClient() as client,
-        still_cameras.publishing("arm", scene, motion=circling),
+        still_cameras.publishing("arm", scene, motion=circling, tf_late_s=0.2),
     ):
         client.wait_for_node(60.0)
         assert client.configure() and client.activate()

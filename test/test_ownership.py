@@ -125,6 +125,6 @@ class TestSurfaces:
             return np.where(np.arange(11) < edge, 0.7, 1.0) * np.ones((11, 1))
 
         labels = self.labels(patch(11), patch(9), patch(8), patch(7), np.full((11, 11), np.nan))
-        own, settled = settled_surfaces(labels, self.PARAMETERS)
+        own, _, settled = settled_surfaces(labels, self.PARAMETERS)
         assert settled.tolist() == [True, True, True, False, False]
         assert own[1].sum() == 9 * 11 and not own[4].any()

@@ -34,6 +34,7 @@ from tf2_msgs.msg import TFMessage
 
 from robobrain_ros.parameters import Spec, not_a_choice
 from robobrain_ros.sim.assets import AssetsNotFound
+from robobrain_ros.sim.depth_sensor import StereoDepthSensor
 from robobrain_ros.sim.layout import NoLayout
 from robobrain_ros.sim.tabletop import Tabletop
 from robobrain_ros.spinning import until_signalled
@@ -54,6 +55,12 @@ _SPECS = (
     Spec("height", 480, "Height of the colour image, pixels.", range=(16, 4096)),
     Spec("color_encoding", "rgb8", "Encoding of the colour image.", choices=tuple(_FROM_RGB)),
     Spec("depth_encoding", "32FC1", "Metres or millimetres.", choices=_DEPTH_ENCODINGS),
+    Spec(
+        "depth_sensor",
+        "exact",
+        "Depth as it is, or as a stereo camera such as a RealSense measures it.",
+        choices=("exact", "stereo"),
+    ),
     Spec("depth_scale", 1.0, "Size of the depth image relative to colour.", range=(0.05, 4.0)),
     Spec("publish_depth", True, "Whether the camera has depth."),
     Spec("publish_info", True, "Whether the camera publishes its intrinsics."),
@@ -76,11 +83,13 @@ def color_image(rgb: NDArray[np.uint8], encoding: str) -> Image:
 
 
 def depth_image(depth: NDArray[np.float32], encoding: str, scale: float) -> Image:
-    """(H, W) metres as 32FC1 metres or 16UC1 millimetres, resized by `scale`, nearest neighbour."""
+    """(H, W) metres, NaN = hole, as 32FC1 metres or 16UC1 millimetres with 0 = hole, resized by
+    `scale`, nearest neighbour.
+    """
     if scale != 1.0:
         depth = cv2.resize(depth, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST_EXACT)
     if encoding == "16UC1":
-        return _image(np.rint(1000 * depth).astype("<u2"), encoding)
+        return _image(np.rint(1000 * np.nan_to_num(depth)).astype("<u2"), encoding)
     return _image(depth.astype("<f4"), encoding)
 
 
@@ -179,7 +188,11 @@ class SimCamera(Node):
         self._shown_seed = seed
         frame = self._tabletop.render()
         color = color_image(frame.rgb, self._value("color_encoding"))
-        depth = depth_image(frame.depth, self._value("depth_encoding"), self._value("depth_scale"))
+        metres = frame.depth
+        if self._value("depth_sensor") == "stereo":
+            rng = np.random.default_rng(seed)
+            metres = StereoDepthSensor().measure(metres, self._tabletop.K, rng, rgb=frame.rgb)
+        depth = depth_image(metres, self._value("depth_encoding"), self._value("depth_scale"))
         self._messages = {
             "color": color,
             "depth": depth,
