@@ -178,6 +178,7 @@ class BrainNode(LifecycleNode):
                     device=value["device"],
                     max_pixels=value["max_pixels"],
                     family=value["family"],
+                    cache_bytes=value["image_cache"] * 1_000_000,
                     progress=self.get_logger().info,
                 ),
                 max_pending=value["max_pending"],

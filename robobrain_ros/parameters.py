@@ -81,6 +81,14 @@ SPECS = (
         load_time=True,
     ),
     Spec(
+        "image_cache",
+        256,
+        "Memory for what the model has read of images, so that the next question about the same "
+        "one is answered sooner, megabytes; 0 = none.",
+        range=(0, 1_000_000),
+        load_time=True,
+    ),
+    Spec(
         "max_new_tokens",
         768,
         "Longest answer, thinking included, in tokens.",

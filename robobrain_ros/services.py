@@ -95,6 +95,7 @@ class RequestServer:
             stop.set(reason)
         for camera in session.cameras.values():
             camera.close()
+        session.worker.forget()
 
     def drain(self, timeout_s: float) -> None:
         """Wait until every request has its answer. Never on the executor's thread."""

@@ -30,8 +30,13 @@ class TokenEngine:
     def __init__(self):
         self.threads = {threading.current_thread()}
         self.closed = 0
+        self.forgot = threading.Event()
         self.generating = threading.Event()
         self.tokens_allowed = threading.Semaphore(0)
+
+    def forget(self):
+        self.threads.add(threading.current_thread())
+        self.forgot.set()
 
     def generate(self, request):
         self.threads.add(threading.current_thread())
@@ -89,6 +94,23 @@ def test_one_thread_makes_runs_and_closes_the_engine():
     assert thread is not threading.current_thread()
     assert not thread.daemon
     assert not thread.is_alive()
+
+
+def test_forgetting_waits_for_its_turn_and_needs_no_room_in_the_queue():
+    worker = EngineWorker(TokenEngine, max_pending=1)
+    engine = worker.ready.result(PATIENCE_S)
+    release, first = blocked(worker)
+    waiting = worker.submit(lambda _: engine.forgot.is_set())
+    worker.forget()
+    assert not engine.forgot.is_set()
+    release.set()
+    wait([first, waiting], PATIENCE_S)
+    assert waiting.result() is False
+    assert engine.forgot.wait(PATIENCE_S)
+    assert worker.close(PATIENCE_S)
+    worker.forget()  # nothing is left to forget
+    (thread,) = engine.threads
+    assert thread is not threading.current_thread()
 
 
 def test_calls_run_in_order(worker):

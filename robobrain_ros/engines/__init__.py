@@ -9,6 +9,9 @@ from robobrain_ros.engines.base import Engine
 Quantization = Literal["none", "int8", "nf4"]
 Device = Literal["auto", "cuda", "cpu"]
 
+CACHE_BYTES = 256_000_000
+"""Of a 3B model, what it has read of about seven images of 640x480."""
+
 
 def _silent(message: str) -> None:
     del message
@@ -21,13 +24,15 @@ def create_engine(
     device: Device = "auto",
     max_pixels: int = 0,
     family: str = "auto",
+    cache_bytes: int = CACHE_BYTES,
     progress: Callable[[str], None] = _silent,
 ) -> Engine:
     """Load a model and try it once.
 
     `model` is a directory, a hub id, or "nano" for the model that ships with this package. Images
     are scaled down to `max_pixels` (0 = the checkpoint's own limit). `family` names an entry of
-    `families.FAMILIES`; "auto" decides by the checkpoint. `progress` is called with a line per
+    `families.FAMILIES`; "auto" decides by the checkpoint. `cache_bytes` may be kept of
+    images that were seen, for the next question about one. `progress` is called with a line per
     step. Raises LoadError with a sentence that says what to do.
     """
     # torch takes seconds to import: those who only need the protocol don't wait for it.
@@ -39,5 +44,6 @@ def create_engine(
         device=device,
         max_pixels=max_pixels,
         family=family,
+        cache_bytes=cache_bytes,
         progress=progress,
     )

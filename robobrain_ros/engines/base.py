@@ -79,6 +79,10 @@ class Engine(Protocol):
         """
         ...
 
+    def forget(self) -> None:
+        """Let go of what is held of images that were seen."""
+        ...
+
     def close(self) -> None:
         """Free the model's memory. May be called again."""
         ...

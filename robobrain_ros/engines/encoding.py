@@ -25,19 +25,15 @@ _CONTROL_TOKEN = re.compile(r"<\|[^<>|]*\|>")
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
-    """Model inputs for one request.
-
-    `input_ids` (1, T) int64 and `is_image` (1, T) int32, 1 where a token stands for image patches;
-    `pixel_values` (patches, values) float32 and `image_grid_thw` (1, 3) int64 in patches, both None
-    without an image; `sent_size` (width, height) in pixels.
+class EncodedImage:
+    """`pixel_values` (patches, values) float32, `grid` (1, 3) int64 in patches, `sent_size` (width,
+    height) in pixels, and how many `tokens` stand for it in a prompt.
     """
 
-    input_ids: torch.Tensor
-    is_image: torch.Tensor
-    pixel_values: torch.Tensor | None
-    image_grid_thw: torch.Tensor | None
+    pixel_values: torch.Tensor
+    grid: torch.Tensor
     sent_size: tuple[int, int]
+    tokens: int
 
 
 class Encoder:
@@ -69,12 +65,11 @@ class Encoder:
                 f"set it to 0 or to {self.factor**2} at least."
             )
 
-    def encode(self, request: GenerationRequest) -> Encoded:
-        """Make the model's inputs. Raises EngineError for an image that the model can't take."""
-        if request.image is None:
-            ids = self._token_ids(request, image_tokens=0)
-            return Encoded(ids, torch.zeros_like(ids, dtype=torch.int32), None, None, (0, 0))
-        image, size = self._resized(request.image)
+    def image(self, rgb: NDArray[np.uint8]) -> EncodedImage:
+        """Make the model's input of an image (H, W, 3). Raises EngineError for one that the model
+        can't take.
+        """
+        image, size = self._resized(rgb)
         features = self._images(
             images=[image],
             size={"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels},
@@ -90,9 +85,12 @@ class Encoder:
                 f"The image was sent at {size[0]}x{size[1]} pixels and the processor made it "
                 f"{seen[0]}x{seen[1]}, so coordinates would be wrong: report the model's name."
             )
-        ids = self._token_ids(request, int(grid.prod()) // self._images.merge_size**2)
-        is_image = torch.eq(ids, self._image_token_id).to(torch.int32)
-        return Encoded(ids, is_image, features["pixel_values"], grid, size)
+        tokens = int(grid.prod()) // self._images.merge_size**2
+        return EncodedImage(features["pixel_values"], grid, size, tokens)
+
+    def is_image(self, ids: torch.Tensor) -> torch.Tensor:
+        """Tell which tokens (1, T) stand for an image, as int32."""
+        return torch.eq(ids, self._image_token_id).to(torch.int32)
 
     def decode(self, token_ids: list[int]) -> str:
         """Text of generated tokens, without control tokens; thinking and answer tags are kept."""
@@ -116,8 +114,8 @@ class Encoder:
             image = image.resize(size, Image.Resampling.BICUBIC)
         return image, size
 
-    def _token_ids(self, request: GenerationRequest, image_tokens: int) -> torch.Tensor:
-        """Chat template around the prompt, the opening after it, as token ids (1, T)."""
+    def token_ids(self, request: GenerationRequest, image_tokens: int) -> torch.Tensor:
+        """Chat template around the prompt, the opening after it, as token ids (1, T) int64."""
         # Control tokens in a user's words must stay words: they could end the turn.
         prompt = _CONTROL_TOKEN.sub(lambda match: match[0].replace("<|", "< |"), request.prompt)
         content = [{"type": "text", "text": prompt}]

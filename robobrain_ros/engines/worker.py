@@ -50,6 +50,7 @@ class _StoppableEngine:
         self.description = engine.description
         self.memory_bytes = engine.memory_bytes
         self.close = engine.close
+        self.forget = engine.forget
         self._engine = engine
         self._closing = closing
 
@@ -106,6 +107,13 @@ class EngineWorker:
             self._pending.append(job)
             self._changed.notify()
         return job.future
+
+    def forget(self) -> None:
+        """Let the engine forget the images that it saw, when its turn comes."""
+        with self._changed:
+            if not self._closing.is_set():
+                self._pending.append(_Job(lambda engine: engine.forget()))
+                self._changed.notify()
 
     def close(self, timeout: float | None = None) -> bool:
         """End the generation at its next token, cancel what waits, free the engine, end the thread.
