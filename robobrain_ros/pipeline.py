@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robobrain_ros.coordinates import boxes_to_image_pixels, to_image_pixels
-from robobrain_ros.engines.base import Engine, FinishReason, Generation, GenerationRequest
+from robobrain_ros.engines.base import (
+    Engine,
+    FinishReason,
+    Generation,
+    GenerationRequest,
+    Report,
+    Stage,
+)
 from robobrain_ros.errors import BrainError, ErrorCode
 from robobrain_ros.families import TaskKind, Think
+from robobrain_ros.forms import answer_form
 from robobrain_ros.paths import PathHeight, path_through
 from robobrain_ros.tasks import Answer, EmptyAnswer, build_prompt, parse_answer
 from robobrain_ros.tf_projection import (
@@ -44,6 +52,11 @@ class Query:
     think: Think = Think.DEFAULT
     max_points: int = 0
     max_new_tokens: int = 768
+
+    @property
+    def is_talk(self) -> bool:
+        """Whether a long answer is to be expected, which may wait for short ones."""
+        return self.kind is TaskKind.ASK or self.think is Think.ON
 
 
 @dataclass(frozen=True)
@@ -124,29 +137,33 @@ def infer(
     view: Callable[[], View],
     lifting: Lifting,
     stop: StopSignal,
-) -> tuple[Result, View]:
+    report: Report | None = None,
+) -> Generator[GenerationRequest, Generation, tuple[Result, View]]:
     """Answer one query about one view; return both.
 
-    view: called once, here, so that decoding the camera's messages costs no executor thread.
-    Raises BrainError when stopped, AnswerError when the answer can't be used, EngineError and
-    ValueError (an image that can't be decoded) as they come.
+    A generator, for the engine's worker: it yields what to ask the model and is sent the answer,
+    so that other requests have their turn meanwhile. view: called once, here, so that decoding the
+    camera's messages costs no executor thread. Raises BrainError when stopped, AnswerError when the
+    answer can't be used, EngineError and ValueError (an image that can't be decoded) as they come.
     """
     stop.check()
     seen = view()
     opening = engine.family.openings[query.think]
-    generation = engine.generate(
-        GenerationRequest(
-            image=seen.rgb,
-            prompt=build_prompt(query.kind, query.text, engine.family),
-            opening=opening,
-            max_new_tokens=query.max_new_tokens,
-            stop=stop,
-        )
+    generation = yield GenerationRequest(
+        image=seen.rgb,
+        prompt=build_prompt(query.kind, query.text, engine.family),
+        opening=opening,
+        max_new_tokens=query.max_new_tokens,
+        form=answer_form(query.kind, engine.family, query.max_points),
+        stop=stop,
+        report=report,
     )
     if generation.finish is FinishReason.STOPPED:
         stop.check()
-    answer = parse_answer(query.kind, generation.text, engine.family, opening)
     started = time.monotonic()
+    if report is not None:
+        report(Stage.LIFTING, "", generation.tokens_out)
+    answer = parse_answer(query.kind, generation.text, engine.family, opening)
     points, regions = _lift(
         _in_camera_pixels(answer, query, engine, generation, seen), seen, lifting.parameters
     )

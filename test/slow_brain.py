@@ -18,10 +18,11 @@ class SlowEngine:
     def __init__(self, engine: Any) -> None:
         self._engine = engine
 
-    def generate(self, request: Any) -> Any:
-        generation = self._engine.generate(request)
-        time.sleep(DELAY_S)
-        return generation
+    def step(self) -> Any:
+        outcomes = self._engine.step()
+        if outcomes:
+            time.sleep(DELAY_S)
+        return outcomes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)

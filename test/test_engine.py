@@ -25,6 +25,7 @@ from robobrain_ros.engines.base import (  # noqa: E402
     EngineUnavailable,
     FinishReason,
     GenerationRequest,
+    generate,
 )
 
 RNG = np.random.default_rng(0)
@@ -76,7 +77,7 @@ def test_same_inputs_and_answer_as_transformers_own_way(checkpoints, model_type,
     image = RNG.integers(0, 255, (*shape, 3), dtype=np.uint8)
     engine = create_engine(str(directory), device="cpu", max_pixels=20_000)
     opening = "<think></think><answer>"
-    answer = engine.generate(ask(image, opening=opening, max_new_tokens=24))
+    answer = generate(engine, ask(image, opening=opening, max_new_tokens=24))
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
     images = transformers.Qwen2VLImageProcessorPil.from_pretrained(directory)
@@ -109,7 +110,7 @@ def test_same_inputs_and_answer_as_transformers_own_way(checkpoints, model_type,
 @pytest.mark.parametrize("shape", [(480, 640), (1, 5), (720, 1280), (333, 777), (28, 28)])
 def test_the_processor_keeps_the_size_that_is_sent(engine, shape):
     image = np.zeros((*shape, 3), np.uint8)
-    answer = engine.generate(ask(image, max_new_tokens=1))
+    answer = generate(engine, ask(image, max_new_tokens=1))
     grid = engine._encoder.image(image).grid[0]
     patch = engine.family.patch_factor // 2
     assert answer.sent_size == (int(grid[2]) * patch, int(grid[1]) * patch)
@@ -119,7 +120,7 @@ def test_the_processor_keeps_the_size_that_is_sent(engine, shape):
 def test_a_processor_that_resizes_again_is_an_error(engine, monkeypatch):
     monkeypatch.setattr(encoding, "sent_size", lambda *_: (130, 70))
     with pytest.raises(EngineError, match="coordinates would be wrong"):
-        engine.generate(ask())
+        generate(engine, ask())
 
 
 def test_max_pixels_caps_the_image(checkpoints):
@@ -129,7 +130,7 @@ def test_max_pixels_caps_the_image(checkpoints):
         ("qwen3_vl", 4000, (64, 32)),  # below its own minimum of 4096
     ):
         engine = create_engine(str(checkpoints[model_type]), max_pixels=max_pixels, device="cpu")
-        assert engine.generate(ask(image)).sent_size == size
+        assert generate(engine, ask(image)).sent_size == size
         engine.close()
 
 
@@ -144,27 +145,27 @@ def test_max_pixels_caps_the_image(checkpoints):
 )
 def test_images_that_the_model_cannot_take(engine, image, message):
     with pytest.raises(EngineError, match=message):
-        engine.generate(ask(image))
+        generate(engine, ask(image))
 
 
 def test_a_text_prompt_is_not_disturbed_by_the_image_before(engine):
-    alone = engine.generate(ask(None))
-    engine.generate(ask())
-    again = engine.generate(ask(None))
+    alone = generate(engine, ask(None))
+    generate(engine, ask())
+    again = generate(engine, ask(None))
     assert again.text == alone.text
     assert again.sent_size == (0, 0)
 
 
 def test_a_prompt_longer_than_the_model_can_hold(engine):
     with pytest.raises(EngineError, match="model can hold 4096"):
-        engine.generate(ask(prompt="cup " * 5000))
+        generate(engine, ask(prompt="cup " * 5000))
     with pytest.raises(EngineError, match="max_new_tokens"):
-        engine.generate(ask(max_new_tokens=4096))
+        generate(engine, ask(max_new_tokens=4096))
 
 
 def test_length_ends_a_generation(engine):
     engine.forget()
-    answer = engine.generate(ask(max_new_tokens=5))
+    answer = generate(engine, ask(max_new_tokens=5))
     assert answer.finish is FinishReason.LENGTH
     assert answer.tokens_out == 5
     assert answer.cached_tokens == 0
@@ -173,12 +174,12 @@ def test_length_ends_a_generation(engine):
 
 def test_stop_is_checked_before_and_between_tokens(engine):
     calls = iter([False, False, False, True])
-    answer = engine.generate(ask(stop=lambda: next(calls)))
+    answer = generate(engine, ask(stop=lambda: next(calls)))
     assert answer.finish is FinishReason.STOPPED
     assert answer.tokens_out == 3
-    full = engine.generate(ask(max_new_tokens=3))
+    full = generate(engine, ask(max_new_tokens=3))
     assert answer.text == full.text
-    nothing = engine.generate(ask(stop=lambda: True))
+    nothing = generate(engine, ask(stop=lambda: True))
     assert (nothing.finish, nothing.tokens_out, nothing.text) == (FinishReason.STOPPED, 0, "")
 
 
@@ -189,14 +190,14 @@ def test_end_tokens_of_the_generation_config_end_the_answer(tmp_path):
     tokens = []
     decode = encoder.decode
     encoder.decode = lambda ids: tokens.extend(ids) or decode(ids)
-    engine.generate(ask())
+    generate(engine, ask())
     engine.close()
     third = tokens[2]
     assert third not in tokens[:2]
     file = directory / "generation_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": [third, 0]}))
     engine = create_engine(str(directory), device="cpu")
-    answer = engine.generate(ask())
+    answer = generate(engine, ask())
     assert answer.finish is FinishReason.EOS
     assert answer.tokens_out == 3
     engine.close()
@@ -232,7 +233,7 @@ def test_quantization_is_real(checkpoints, model_type, quantization, layer, capl
     assert engine.memory_bytes < plain.memory_bytes
     layers = {
         name: module
-        for name, module in engine._model.named_modules()
+        for name, module in engine._parts.model.named_modules()
         if isinstance(module, torch.nn.Linear)
     }
     language = [m for name, m in layers.items() if ".language_model." in name]
@@ -243,7 +244,7 @@ def test_quantization_is_real(checkpoints, model_type, quantization, layer, capl
     stored = {module.weight.dtype for module in language}
     assert stored == {torch.int8 if quantization == "int8" else torch.uint8}
     with caplog.at_level(logging.DEBUG):
-        assert engine.generate(ask(max_new_tokens=4)).tokens_out == 4
+        assert generate(engine, ask(max_new_tokens=4)).tokens_out == 4
     assert not [r for r in caplog.records if r.name.startswith("bitsandbytes")]
     engine.close()
     plain.close()
@@ -257,14 +258,14 @@ def test_progress_tells_the_steps(checkpoints):
 
 def test_close_frees_the_model_and_may_be_repeated(checkpoints):
     engine = create_engine(str(checkpoints["qwen2_5_vl"]), device="cpu")
-    model = weakref.ref(engine._model)
-    engine.generate(ask())
+    model = weakref.ref(engine._parts.model)
+    generate(engine, ask())
     engine.close()
     gc.collect()
     assert model() is None
     engine.close()
     with pytest.raises(EngineUnavailable, match="configure"):
-        engine.generate(ask())
+        generate(engine, ask())
 
 
 @pytest.mark.parametrize(
@@ -282,20 +283,20 @@ def test_close_frees_the_model_and_may_be_repeated(checkpoints):
 def test_failures_of_the_model_are_typed_and_the_engine_stays_usable(
     engine, monkeypatch, error, expected
 ):
-    before = engine.generate(ask())
+    before = generate(engine, ask())
 
-    def fail(**_):
+    def fail(*_):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._model, "forward", fail)
+        patch.setattr(engine._parts.language, "hidden", fail)
         with pytest.raises(EngineError) as caught:
-            engine.generate(ask())
+            generate(engine, ask())
     assert type(caught.value) is expected
     if expected is EngineOutOfMemory:
         # A chained error would keep the tensors of its frames alive.
         assert caught.value.__context__ is None
-    assert engine.generate(ask()).text == before.text
+    assert generate(engine, ask()).text == before.text
 
 
 def test_the_protocol_can_be_imported_without_torch():

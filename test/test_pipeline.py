@@ -8,9 +8,10 @@ import time
 import numpy as np
 import pytest
 
-from robobrain_ros.engines.base import FinishReason, Generation
+from robobrain_ros.engines.base import FinishReason, Generation, Stage
 from robobrain_ros.errors import BrainError, ErrorCode
 from robobrain_ros.families import FAMILIES, TaskKind, Think
+from robobrain_ros.forms import answer_form
 from robobrain_ros.paths import PathHeight
 from robobrain_ros.pipeline import Lifting, Query, StopSignal, View, infer
 from robobrain_ros.tasks import EmptyAnswer, UnparsableAnswer
@@ -22,10 +23,7 @@ INTRINSICS = Intrinsics(WIDTH, HEIGHT, np.array([[500, 0, 320], [0, 500, 240], [
 
 
 class ScriptedEngine:
-    """Says `text` and remembers what it was asked."""
-
-    description = "scripted"
-    memory_bytes = 0
+    """Says `text`."""
 
     def __init__(self, text: str, family: str = "robobrain2_3b", stops: bool = False) -> None:
         self.family = FAMILIES[family]
@@ -33,7 +31,7 @@ class ScriptedEngine:
         self._text = text
         self._stops = stops
 
-    def generate(self, request):
+    def answer(self, request):
         self.requests.append(request)
         finish = FinishReason.EOS
         if self._stops:
@@ -42,8 +40,15 @@ class ScriptedEngine:
             finish = FinishReason.STOPPED
         return Generation(self._text, finish, SENT, 100, 10, 0, 0.01, 0.02, 0.03)
 
-    def close(self):
-        pass
+
+def inferred(engine, query, view, lifting, stop, report=None):
+    """What the worker does with `infer`."""
+    work = infer(engine, query, view, lifting, stop, report)
+    try:
+        work.send(engine.answer(next(work)))
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("one question is asked, no more")
 
 
 def view(depth: bool = True, **fields) -> View:
@@ -58,7 +63,7 @@ def run(text, kind=TaskKind.POINT, family="robobrain2_3b", seen=None, **fields):
     engine = ScriptedEngine(text, family)
     query = Query(kind, "the red can", **fields)
     stop = StopSignal(time.monotonic() + 10)
-    return infer(engine, query, lambda: seen or view(), Lifting(), stop)[0]
+    return inferred(engine, query, lambda: seen or view(), Lifting(), stop)[0]
 
 
 def test_pixels_are_scaled_back_per_axis_and_lifted():
@@ -114,7 +119,7 @@ def test_thinking_opens_the_assistants_turn_as_the_family_does():
     engine = ScriptedEngine("far left</think><answer>[(1, 2)]</answer>", "robobrain2")
     query = Query(TaskKind.POINT, "the red can", think=Think.ON)
     stop = StopSignal(time.monotonic() + 10)
-    result, _ = infer(engine, query, view, Lifting(), stop)
+    result, _ = inferred(engine, query, view, Lifting(), stop)
     assert engine.requests[0].opening == "<think>"
     assert result.answer.thinking == "far left"
     assert len(result.points) == 1
@@ -129,7 +134,7 @@ def test_a_request_that_is_over_before_it_starts_touches_nothing():
     engine = ScriptedEngine("[(1, 2)]")
     stop = StopSignal(time.monotonic() - 1)
     with pytest.raises(BrainError) as error:
-        infer(engine, Query(TaskKind.POINT, "x"), pytest.fail, Lifting(), stop)
+        inferred(engine, Query(TaskKind.POINT, "x"), pytest.fail, Lifting(), stop)
     assert error.value.code is ErrorCode.TIMEOUT
     assert not engine.requests
 
@@ -138,7 +143,7 @@ def test_the_deadline_stops_a_generation():
     engine = ScriptedEngine("", stops=True)
     stop = StopSignal(time.monotonic() + 0.05)
     with pytest.raises(BrainError) as error:
-        infer(engine, Query(TaskKind.POINT, "x"), view, Lifting(), stop)
+        inferred(engine, Query(TaskKind.POINT, "x"), view, Lifting(), stop)
     assert error.value.code is ErrorCode.TIMEOUT
 
 
@@ -166,7 +171,7 @@ def test_a_trajectory_takes_the_path_height_of_the_request():
 
     def middle(lifting):
         stop = StopSignal(time.monotonic() + 10)
-        return infer(engine, query, lambda: seen, lifting, stop)[0].points[1]
+        return inferred(engine, query, lambda: seen, lifting, stop)[0].points[1]
 
     on_surface = middle(Lifting(path_height=PathHeight.SURFACE))
     assert on_surface.position[2] == pytest.approx(4.0) and not on_surface.interpolated
@@ -177,3 +182,33 @@ def test_a_trajectory_takes_the_path_height_of_the_request():
     with pytest.raises(BrainError) as refused:
         middle(Lifting(path_height=PathHeight.LIFT, path_clearance=5.0))
     assert refused.value.code is ErrorCode.BAD_REQUEST
+
+
+def test_the_answers_form_is_that_of_task_family_and_max_points():
+    engine = ScriptedEngine("[(1, 2)]")
+    stop = StopSignal(time.monotonic() + 10)
+    for query in (Query(TaskKind.POINT, "x", max_points=3), Query(TaskKind.ASK, "x")):
+        inferred(engine, query, view, Lifting(), stop)
+    point, ask = engine.requests
+    assert point.form == answer_form(TaskKind.POINT, engine.family, 3)
+    assert ask.form is None
+
+
+def test_lifting_is_reported():
+    told = []
+    stop = StopSignal(time.monotonic() + 10)
+    query = Query(TaskKind.POINT, "x")
+    inferred(ScriptedEngine("[(1, 2)]"), query, view, Lifting(), stop, lambda *a: told.append(a))
+    assert told == [(Stage.LIFTING, "", 10)]
+
+
+@pytest.mark.parametrize(
+    ("query", "is_talk"),
+    [
+        (Query(TaskKind.POINT, "x"), False),
+        (Query(TaskKind.POINT, "x", Think.ON), True),
+        (Query(TaskKind.ASK, "x"), True),
+    ],
+)
+def test_what_may_take_long_is_talk(query, is_talk):
+    assert query.is_talk is is_talk

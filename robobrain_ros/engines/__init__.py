@@ -25,6 +25,7 @@ def create_engine(
     max_pixels: int = 0,
     family: str = "auto",
     cache_bytes: int = CACHE_BYTES,
+    grammar: bool = True,
     progress: Callable[[str], None] = _silent,
 ) -> Engine:
     """Load a model and try it once.
@@ -32,11 +33,12 @@ def create_engine(
     `model` is a directory, a hub id, or "nano" for the model that ships with this package. Images
     are scaled down to `max_pixels` (0 = the checkpoint's own limit). `family` names an entry of
     `families.FAMILIES`; "auto" decides by the checkpoint. `cache_bytes` may be kept of
-    images that were seen, for the next question about one. `progress` is called with a line per
-    step. Raises LoadError with a sentence that says what to do.
+    images that were seen, for the next question about one. `grammar` holds answers to the form
+    that a request gives. `progress` is called with a line per step. Raises LoadError with a
+    sentence that says what to do.
     """
     # torch takes seconds to import: those who only need the protocol don't wait for it.
-    from robobrain_ros.engines.transformers_engine import load_transformers_engine
+    from robobrain_ros.engines.transformers_engine import Options, load_transformers_engine
 
     return load_transformers_engine(
         model,
@@ -44,6 +46,5 @@ def create_engine(
         device=device,
         max_pixels=max_pixels,
         family=family,
-        cache_bytes=cache_bytes,
-        progress=progress,
+        options=Options(grammar, cache_bytes, progress),
     )

@@ -7,6 +7,7 @@ processor (its PIL variant) and the tokenizer, which are put together here.
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer, Qwen2VLImageProcessorPil
 
 from robobrain_ros.coordinates import sent_size
@@ -96,6 +98,17 @@ class Encoder:
         """Text of generated tokens, without control tokens; thinking and answer tags are kept."""
         kept = [token_id for token_id in token_ids if token_id not in self._control_ids]
         return str(self.tokenizer.decode(kept, clean_up_tokenization_spaces=False))
+
+    def stream(self) -> Callable[[int], str]:
+        """Return what turns an answer's tokens, one after the other, into text as `decode` does."""
+        decoder = DecodeStream(skip_special_tokens=False)
+
+        def text_of(token_id: int) -> str:
+            if token_id in self._control_ids:
+                return ""
+            return decoder.step(self.tokenizer.backend_tokenizer, token_id) or ""
+
+        return text_of
 
     def _resized(self, rgb: NDArray[np.uint8]) -> tuple[Image.Image, tuple[int, int]]:
         """Resize a camera image (H, W, 3) as the processor would, to a size that it then keeps."""

@@ -14,48 +14,32 @@ from hashlib import blake2b
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import DynamicCache
 
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
     """The beginning of every prompt about one image, after the model has read it.
 
-    ids: (P,) its tokens. image_tokens: how many of them stand for the image. grid: (1, 3), the
-    image in patches. sent_size: (width, height) in pixels. layers: keys and values (1, heads, P,
-    width) of each layer.
+    ids: (P,) its tokens. image_tokens: how many of them stand for the image. offset: by how much
+    the rotary positions of text after the image are above its columns. sent_size: (width, height)
+    in pixels. keys_values: (layers, 2, key heads, P, head width).
     """
 
     ids: torch.Tensor
     image_tokens: int
-    grid: torch.Tensor
+    offset: int
     sent_size: tuple[int, int]
-    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    keys_values: torch.Tensor
 
     @property
     def nbytes(self) -> int:
         """Memory that the keys and values take."""
-        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+        return self.keys_values.nbytes
 
     def begins(self, ids: torch.Tensor) -> bool:
         """Whether a prompt (1, T) starts so and goes on."""
         length = len(self.ids)
         return ids.shape[1] > length and torch.equal(ids[0, :length], self.ids)
-
-    def cache(self) -> DynamicCache:
-        """Return a cache that goes on from here; it doesn't change this one."""
-        cache = DynamicCache()
-        for index, (keys, values) in enumerate(self.layers):
-            cache.update(keys, values, index)
-        return cache
-
-
-def cut(cache: DynamicCache, length: int) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
-    """Copy the first `length` tokens' keys and values of each layer."""
-    return tuple(
-        (layer.keys[:, :, :length].clone(), layer.values[:, :, :length].clone())
-        for layer in cache.layers
-    )
 
 
 def digest(rgb: NDArray[np.uint8]) -> bytes:
@@ -85,6 +69,10 @@ class PrefixCache:
         if prefix is not None:
             self._prefixes.move_to_end(key)
         return prefix
+
+    def takes(self, nbytes: int) -> bool:
+        """Whether a prefix of that size can be held at all."""
+        return nbytes <= self._max_bytes
 
     def put(self, key: bytes, prefix: Prefix) -> None:
         """Hold a prefix, and let go of those that were not used for longest."""

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The local engine: Qwen-VL models (RoboBrain 2.0 and 2.5, nano) on transformers."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from robobrain_ros.engines.base import (
     EngineError,
@@ -17,9 +20,13 @@ from robobrain_ros.engines.base import (
     Generation,
     GenerationRequest,
     LoadError,
+    Memory,
+    Stage,
 )
 from robobrain_ros.engines.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
-from robobrain_ros.engines.encoding import EncodedImage, Encoder
+from robobrain_ros.engines.encoding import Encoder
+from robobrain_ros.engines.grammar import Grammar
+from robobrain_ros.engines.language import LanguageModel
 from robobrain_ros.engines.loading import (
     Placement,
     choose_placement,
@@ -29,10 +36,28 @@ from robobrain_ros.engines.loading import (
     load_failure,
     load_model,
 )
-from robobrain_ros.engines.prefixes import Prefix, PrefixCache, cut, digest
-from robobrain_ros.families import Think
+from robobrain_ros.engines.memory import USABLE, free_bytes, stored_bytes
+from robobrain_ros.engines.prefixes import PrefixCache
+from robobrain_ros.engines.reading import Prompt, Reader
+from robobrain_ros.engines.rows import Rows
+from robobrain_ros.engines.stepping import GraphStepper, Step, plain_step
+from robobrain_ros.engines.writing import Writing
+from robobrain_ros.families import TaskKind, Think
+from robobrain_ros.forms import answer_form
 
 _WARM_UP_SIDE = 112  # pixels
+_WARM_UP_ROWS = (1, 2)  # pairs of answers at a time
+
+
+@dataclass(frozen=True)
+class Options:
+    """grammar: whether answers are held to their form. cache_bytes: what may be kept of images.
+    progress: told a line per step of loading, and what doesn't work as it should.
+    """
+
+    grammar: bool
+    cache_bytes: int
+    progress: Callable[[str], None]
 
 
 def load_transformers_engine(
@@ -42,10 +67,10 @@ def load_transformers_engine(
     device: str,
     max_pixels: int,
     family: str,
-    cache_bytes: int,
-    progress: Callable[[str], None],
-) -> "TransformersEngine":
+    options: Options,
+) -> TransformersEngine:
     """Find, check, load and try a model; see `engines.create_engine`. Raises LoadError."""
+    progress = options.progress
     directory = find_checkpoint(model, progress)
     checkpoint = check_checkpoint(directory, model, family, progress)
     placement = choose_placement(checkpoint, quantization, device)
@@ -61,7 +86,7 @@ def load_transformers_engine(
         )
     progress(f"loading {checkpoint.weight_bytes / 1e6:.1f} MB of weights as {placement}")
     weights = load_model(checkpoint, placement)
-    engine = TransformersEngine(checkpoint, placement, encoder, weights, cache_bytes)
+    engine = TransformersEngine(checkpoint, placement, encoder, weights, options)
     progress("warming up")
     try:
         engine.warm_up()
@@ -75,7 +100,7 @@ def load_transformers_engine(
 
 
 class TransformersEngine:
-    """A model and its encoder, answering greedily one request at a time. See `base.Engine`."""
+    """A model and its encoder, writing several answers at a time. See `base.Engine`."""
 
     def __init__(
         self,
@@ -83,221 +108,232 @@ class TransformersEngine:
         placement: Placement,
         encoder: Encoder,
         model: PreTrainedModel,
-        cache_bytes: int,
+        options: Options,
     ) -> None:
         self.family = checkpoint.family
-        self.memory_bytes = _stored_bytes(model)
+        self.memory_bytes = stored_bytes(model)
         self.description = (
             f"{checkpoint.directory.name} ({checkpoint.parameters / 1e6:.1f} M parameters, family "
             f"{self.family.name}), {placement}, {self.memory_bytes / 1e6:.1f} MB"
         )
         self._encoder = encoder
         self._device = placement.device
-        self._model: PreTrainedModel | None = model
-        self._prefixes = PrefixCache(cache_bytes)
         self._end_ids = _end_ids(model, encoder)
         self._max_tokens = int(model.config.text_config.max_position_embeddings)
+        self._grammar = _grammar(model, encoder, self._end_ids) if options.grammar else None
+        self._prefixes = PrefixCache(options.cache_bytes)
+        self._parts: _Parts | None = _Parts.of(model, encoder, self._prefixes, options.progress)
+        self._writings: list[Writing] = []  # each at the index of its row
+        self._ended: list[Writing] = []
 
     def warm_up(self) -> None:
-        """Answer a grey image with two tokens: what can't run fails now. Raises EngineError."""
+        """Answer a grey image, alone and several times at once: what can't run fails now, and
+        what is slow the first time isn't later. Raises EngineError.
+        """
         image = np.full((_WARM_UP_SIDE, _WARM_UP_SIDE, 3), 128, np.uint8)
         opening = self.family.openings[Think.DEFAULT]
-        self.generate(GenerationRequest(image, "the cup", opening, max_new_tokens=2))
+        form = answer_form(TaskKind.POINT, self.family, 1)
+        for together in _WARM_UP_ROWS:
+            for _ in range(together):
+                self.start(GenerationRequest(image, "the cup", opening, 8, form))
+                self.start(GenerationRequest(image, "the cup", opening, 2))
+            while self._writings or self._ended:
+                for _, outcome in self.step():
+                    if isinstance(outcome, EngineError):
+                        raise outcome
         self.forget()
 
-    def generate(self, request: GenerationRequest) -> Generation:
-        """Answer one request; see `base.Engine.generate`."""
+    def start(self, request: GenerationRequest) -> Writing:
+        """Begin an answer; see `base.Engine.start`."""
+        error: EngineError
         try:
             with torch.inference_mode():
-                return self._generate(request)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise EngineUnavailable(
-                    f"The model failed ({first_line(error)}): ask again, and configure the node "
-                    "again if that does not help."
-                ) from error
-        # Outside the handler: until it ends, the error's frames hold the tensors to be freed.
-        self.forget()
-        free_caches()
-        raise EngineOutOfMemory(
-            f"This request needs more memory than {self._device} has left: lower max_pixels, "
-            "choose a stronger quantization, or free memory."
-        )
+                return self._start(request)
+        except (RuntimeError, MemoryError) as failure:
+            error = self._typed(failure)
+        # Outside the handler: until it ends, the failure's frames hold the tensors to be freed.
+        if isinstance(error, EngineOutOfMemory):
+            self._prefixes.clear()
+            free_caches()
+        raise error
 
-    def close(self) -> None:
-        """Free the model; see `base.Engine.close`."""
-        self._model = None
-        self.forget()
-        free_caches()
+    def step(self) -> list[tuple[object, Generation | EngineError]]:
+        """Carry all answers on; see `base.Engine.step`."""
+        outcomes: list[tuple[object, Generation | EngineError]] = []
+        error: EngineError | None = None
+        try:
+            with torch.inference_mode():
+                self._advance()
+        except (RuntimeError, MemoryError) as failure:
+            error = self._typed(failure)
+        if error is not None:
+            outcomes += [(writing, error) for writing in self._writings]
+            self._writings.clear()
+            self.forget()
+        outcomes += [(writing, writing.generation()) for writing in self._ended]
+        self._ended.clear()
+        return outcomes
+
+    def memory(self) -> Memory:
+        """Tell where the memory is; see `base.Engine.memory`."""
+        answers = 0 if self._parts is None else self._parts.rows.nbytes
+        return Memory(self.memory_bytes, self._prefixes.nbytes, answers, free_bytes(self._device))
 
     def forget(self) -> None:
         """Let go of what is held of images; see `base.Engine.forget`."""
         self._prefixes.clear()
+        if self._parts is not None and not self._writings:
+            self._parts.rows.free()
+        free_caches()
 
-    def _generate(self, request: GenerationRequest) -> Generation:
-        model = self._model
-        if model is None:
+    def close(self) -> None:
+        """Free the model; see `base.Engine.close`."""
+        self._writings.clear()
+        self._ended.clear()
+        self._parts = None
+        self.forget()
+
+    def _start(self, request: GenerationRequest) -> Writing:
+        parts = self._parts
+        if parts is None:
             raise EngineUnavailable("The model has been unloaded: configure the node again.")
         started = time.monotonic()
-        key = b"" if request.image is None else digest(request.image)
-        prompt = self._prompt(request, self._prefixes.get(key))
+        if request.report is not None:
+            request.report(Stage.PREPROCESSING, "", 0)
+        prompt = parts.reader.prompt(request)
         self._check_length(prompt, request)
-        positions, next_position = self._positions(model, prompt)
-        encoded = time.monotonic()
-        tokens: list[int] = []
-        finish = FinishReason.STOPPED
-        prefilled = encoded
-        if not request.stop():
-            cache = DynamicCache() if prompt.prefix is None else prompt.prefix.cache()
-            tokens.append(self._prefill(model, prompt, positions, cache))
-            self._keep(key, prompt, cache)
-            prefilled = time.monotonic()
-            finish = self._decode(model, tokens, next_position, cache, request)
-        return Generation(
-            text=self._encoder.decode(tokens),
-            finish=finish,
-            sent_size=prompt.sent_size,
-            tokens_in=prompt.ids.shape[1],
-            tokens_out=len(tokens),
-            cached_tokens=prompt.cached,
-            preprocess_s=encoded - started,
-            prefill_s=prefilled - encoded,
-            decode_s=time.monotonic() - prefilled,
-        )
+        self._check_memory(parts, prompt, request)
+        constraint = None
+        if self._grammar is not None and request.form is not None:
+            constraint = self._grammar.constrain(request.form, prompt.sent_size, request.opening)
+        writing = Writing(request, prompt, constraint, self._encoder, self._end_ids, started)
+        if request.stop():
+            writing.finish = FinishReason.STOPPED
+            self._ended.append(writing)
+        else:
+            self._read(parts, writing)
+        return writing
 
-    def _prompt(self, request: GenerationRequest, known: Prefix | None) -> "_Prompt":
-        """Encode a request; of an image that is known, nothing but its number of tokens is needed.
+    def _read(self, parts: _Parts, writing: Writing) -> None:
+        """Give a new answer a row, read its prompt and choose its first token."""
+        writing.tell(Stage.PREFILL)
+        prompt, opening = writing.prompt, writing.open()
+        prefix = None if prompt.prefix is None else prompt.prefix.keys_values
+        row = parts.rows.add(prefix, prompt.length + len(opening))
+        try:
+            scores, offset = parts.reader.read(prompt, opening, parts.rows, row)
+        except BaseException:
+            parts.rows.remove(row)
+            raise
+        writing.placed(offset)
+        self._writings.append(writing)
+        self._choose([writing], scores)
+        self._collect(parts)
 
-        Raises EngineError for an image that the model can't take.
-        """
-        if request.image is None:
-            return _Prompt(self._encoder.token_ids(request, 0))
-        if known is not None:
-            ids = self._encoder.token_ids(request, known.image_tokens)
-            if known.begins(ids):
-                return _Prompt(ids, None, known)
-        image = self._encoder.image(request.image)
-        return _Prompt(self._encoder.token_ids(request, image.tokens), image)
-
-    def _keep(self, key: bytes, prompt: "_Prompt", cache: DynamicCache) -> None:
-        """Hold what the model has read up to the end of a new image."""
-        image = prompt.image
-        if image is None:
+    def _advance(self) -> None:
+        """Feed every answer's new tokens and choose its next one."""
+        parts = self._parts
+        for writing in self._writings:
+            if writing.request.stop():
+                writing.finish = FinishReason.STOPPED
+        if parts is None or not self._collect(parts):
             return
-        end = int(self._encoder.is_image(prompt.ids)[0].nonzero()[-1]) + 1
-        layers = cut(cache, end)
-        self._prefixes.put(
-            key, Prefix(prompt.ids[0, :end], image.tokens, image.grid, image.sent_size, layers)
+        writings = self._writings
+        width = max(len(writing.pending) for writing in writings)
+        parts.rows.reserve(len(writings), max(writing.filled for writing in writings) + width)
+        step = Step.of(
+            [writing.pending for writing in writings],
+            [writing.filled for writing in writings],
+            [writing.offset for writing in writings],
         )
+        scores = parts.step(step)
+        for writing in writings:
+            writing.advance()
+        self._choose(writings, scores)
+        self._collect(parts)
 
-    def _positions(self, model: PreTrainedModel, prompt: "_Prompt") -> tuple[torch.Tensor, int]:
-        """Rotary positions (3, 1, T) of the prompt (time, row, column), and the answer's first.
+    def _choose(self, writings: list[Writing], scores: torch.Tensor) -> None:
+        """Write each answer's likeliest next token; scores: (B, V)."""
+        for writing, of_one in zip(writings, scores, strict=True):
+            writing.restrict(of_one)
+        for writing, token in zip(writings, scores.argmax(-1).tolist(), strict=True):
+            writing.add(token)
 
-        They are passed to the model each time, because left alone it keeps the offset of the last
-        image and applies it to prompts without one.
-        """
-        length = prompt.ids.shape[1]
-        if prompt.grid is None:
-            return torch.arange(length).expand(3, 1, length), length
-        positions, offset = model.model.get_rope_index(
-            prompt.ids,
-            mm_token_type_ids=self._encoder.is_image(prompt.ids),
-            image_grid_thw=prompt.grid,
-        )
-        return positions, length + int(offset)
+    def _collect(self, parts: _Parts) -> int:
+        """Take the answers that ended out of their rows; returns how many go on."""
+        for row in reversed(range(len(self._writings))):
+            if self._writings[row].finish is not None:
+                parts.rows.remove(row)
+                self._ended.append(self._writings[row])
+                self._writings[row] = self._writings[-1]
+                self._writings.pop()
+        return len(self._writings)
 
-    def _check_length(self, prompt: "_Prompt", request: GenerationRequest) -> None:
-        tokens_in = prompt.ids.shape[1]
-        if tokens_in + request.max_new_tokens > self._max_tokens:
+    def _check_length(self, prompt: Prompt, request: GenerationRequest) -> None:
+        if prompt.length + request.max_new_tokens > self._max_tokens:
             raise EngineError(
-                f"The request is {tokens_in} tokens long and asks for up to "
+                f"The request is {prompt.length} tokens long and asks for up to "
                 f"{request.max_new_tokens} more, and the model can hold {self._max_tokens}: "
                 "shorten the text, lower max_pixels or max_new_tokens."
             )
 
-    def _prefill(
-        self,
-        model: PreTrainedModel,
-        prompt: "_Prompt",
-        positions: torch.Tensor,
-        cache: DynamicCache,
-    ) -> int:
-        """Read what is new in the prompt and return the first token of the answer."""
-        image = {}
-        if prompt.image is not None:
-            image = {
-                "pixel_values": prompt.image.pixel_values.to(self._device),
-                "image_grid_thw": prompt.image.grid.to(self._device),
-            }
-        output = model(
-            input_ids=prompt.ids[:, prompt.cached :].to(self._device),
-            position_ids=positions[:, :, prompt.cached :].to(self._device),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-            **image,
-        )
-        return int(output.logits[0, -1].argmax())
-
-    def _decode(
-        self,
-        model: PreTrainedModel,
-        tokens: list[int],
-        next_position: int,
-        cache: DynamicCache,
-        request: GenerationRequest,
-    ) -> FinishReason:
-        """Append the likeliest tokens to `tokens`, which holds the first, until the answer ends."""
-        while tokens[-1] not in self._end_ids:
-            if len(tokens) >= request.max_new_tokens:
-                return FinishReason.LENGTH
-            if request.stop():
-                return FinishReason.STOPPED
-            position = next_position + len(tokens) - 1
-            output = model(
-                input_ids=torch.tensor([tokens[-1:]], device=self._device),
-                position_ids=torch.full((3, 1, 1), position, device=self._device),
-                past_key_values=cache,
-                use_cache=True,
+    def _check_memory(self, parts: _Parts, prompt: Prompt, request: GenerationRequest) -> None:
+        """Refuse a request that won't fit before it runs. Raises EngineOutOfMemory."""
+        tokens = prompt.length + request.max_new_tokens
+        rows, columns = parts.rows.shape_for(len(self._writings) + 1, tokens)
+        # Old and new rows are there together while they grow.
+        grown = rows * columns * parts.language.column_bytes
+        need = (grown if grown > parts.rows.nbytes else 0) + parts.reader.reading_bytes(prompt)
+        if need > USABLE * (free := free_bytes(self._device)):
+            raise EngineOutOfMemory(
+                f"This request ({prompt.length} tokens, up to {request.max_new_tokens} more) needs "
+                f"about {need / 1e6:.0f} MB and {free / 1e6:.0f} MB are free: lower max_pixels, "
+                "max_new_tokens or max_batch, choose a stronger quantization, or free memory."
             )
-            tokens.append(int(output.logits[0, -1].argmax()))
-        return FinishReason.EOS
+
+    def _typed(self, failure: BaseException) -> EngineError:
+        """Say what a failure of torch means for the request."""
+        if is_out_of_memory(failure):
+            return EngineOutOfMemory(
+                f"This request needs more memory than {self._device} has left: lower max_pixels "
+                "or max_batch, choose a stronger quantization, or free memory."
+            )
+        error = EngineUnavailable(
+            f"The model failed ({first_line(failure)}): ask again, and configure the node again "
+            "if that does not help."
+        )
+        error.__cause__ = failure
+        return error
 
 
 @dataclass(frozen=True, eq=False)
-class _Prompt:
-    """A request as tokens (1, T), with its image when the model must look at it, or with what is
-    known of it.
-    """
+class _Parts:
+    """What lives as long as the model does."""
 
-    ids: torch.Tensor
-    image: EncodedImage | None = None
-    prefix: Prefix | None = None
+    model: PreTrainedModel
+    language: LanguageModel
+    rows: Rows
+    reader: Reader
+    step: Callable[[Step], torch.Tensor]
 
-    @property
-    def cached(self) -> int:
-        """Tokens that need not be computed again."""
-        return 0 if self.prefix is None else len(self.prefix.ids)
-
-    @property
-    def grid(self) -> torch.Tensor | None:
-        """The image in patches, (1, 3)."""
-        source = self.prefix or self.image
-        return None if source is None else source.grid
-
-    @property
-    def sent_size(self) -> tuple[int, int]:
-        """Width and height of the image as sent, (0, 0) without one."""
-        source = self.prefix or self.image
-        return (0, 0) if source is None else source.sent_size
+    @classmethod
+    def of(
+        cls,
+        model: PreTrainedModel,
+        encoder: Encoder,
+        prefixes: PrefixCache,
+        progress: Callable[[str], None],
+    ) -> _Parts:
+        language = LanguageModel(model)
+        rows = Rows(language)
+        reader = Reader(model, encoder, language, prefixes)
+        if language.device.type == "cuda":
+            return cls(model, language, rows, reader, GraphStepper(language, rows, progress))
+        return cls(model, language, rows, reader, partial(plain_step, language, rows))
 
 
-def _stored_bytes(model: PreTrainedModel) -> int:
-    """Bytes of parameters and buffers, with the block scales that nf4 keeps beside its weights."""
-    tensors = [*model.parameters(), *model.buffers()]
-    states = [getattr(parameter, "quant_state", None) for parameter in model.parameters()]
-    tensors += [state.absmax for state in states if state is not None]
-    return sum(tensor.nbytes for tensor in tensors)
+def _grammar(model: PreTrainedModel, encoder: Encoder, end_ids: frozenset[int]) -> Grammar:
+    return Grammar(encoder.tokenizer, int(model.config.text_config.vocab_size), end_ids)
 
 
 def _end_ids(model: PreTrainedModel, encoder: Encoder) -> frozenset[int]:

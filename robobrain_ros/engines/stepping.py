@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One step of all answers in progress: some new tokens in, the scores of the next ones out.
+
+On a CUDA device the step is captured once a shape as a graph, so that it costs one launch instead
+of some hundreds; a graph is only used after it gave what the plain step gives.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robobrain_ros.engines.language import LanguageModel, Reach
+from robobrain_ros.engines.rows import Rows
+
+_WARM_UPS = 2
+_TOLERANCE = 0.05  # of the largest score: kernels may differ in rounding, a wrong graph is far off
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """ids, columns, positions: (B, T) int64: new tokens, their cache columns and rotary positions.
+    last: (B,) int64, the index of each row's last token; what is right of it is padding.
+    """
+
+    ids: Tensor
+    columns: Tensor
+    positions: Tensor
+    last: Tensor
+
+    @classmethod
+    def of(cls, tokens: list[list[int]], starts: list[int], offsets: list[int]) -> Step:
+        """Lay out the rows' new tokens; `starts` are their columns, `offsets` positions less
+        columns.
+        """
+        width = max(map(len, tokens))
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in tokens])
+        columns = torch.tensor(starts)[:, None] + torch.arange(width)
+        last = torch.tensor([len(row) - 1 for row in tokens])
+        return cls(ids, columns, columns + torch.tensor(offsets)[:, None], last)
+
+
+def plain_step(language: LanguageModel, rows: Rows, step: Step) -> Tensor:
+    """Scores (B, V) of the token after each row's last."""
+    device = language.device
+    ids, positions, last = (part.to(device) for part in (step.ids, step.positions, step.last))
+    return _scores(language, rows, language.reach(step.columns), ids, positions, last)
+
+
+def _scores(
+    language: LanguageModel, rows: Rows, reach: Reach, ids: Tensor, positions: Tensor, last: Tensor
+) -> Tensor:
+    cache = rows.cache[:, :, : len(ids)]
+    hidden = language.hidden(language.embed(ids), language.text_rope(positions), reach, cache)
+    return language.logits(hidden[torch.arange(len(ids), device=ids.device), last])
+
+
+class GraphStepper:
+    """Runs steps as CUDA graphs, one a shape, as long as the cache stays where it is."""
+
+    def __init__(self, language: LanguageModel, rows: Rows, report: Callable[[str], None]) -> None:
+        """report: told once why graphs aren't used, if they can't be."""
+        self._language = language
+        self._rows = rows
+        self._report = report
+        self._graphs: dict[tuple[int, int], _Graph] = {}
+        self._cache: weakref.ref[Tensor] | None = None
+        self._works = True
+
+    def __call__(self, step: Step) -> Tensor:
+        """As `plain_step`."""
+        if not self._works:
+            return plain_step(self._language, self._rows, step)
+        if self._cache is None or self._cache() is not self._rows.cache:
+            self._graphs.clear()
+            self._cache = weakref.ref(self._rows.cache)
+        shape = (self._rows.cache.shape[2], 1 << (step.ids.shape[1] - 1).bit_length())
+        if shape[1] > self._rows.cache.shape[4] - int(step.columns[:, 0].max()):
+            return plain_step(self._language, self._rows, step)  # padding would leave the cache
+        if shape not in self._graphs:
+            return self._first(shape, step)
+        return self._graphs[shape].run(step)
+
+    def _first(self, shape: tuple[int, int], step: Step) -> Tensor:
+        """Capture a graph and compare it with the plain step, whose scores are returned."""
+        plain = plain_step(self._language, self._rows, step)
+        try:
+            graph = _Graph(self._language, self._rows, shape)
+            scores = graph.run(step)
+        except RuntimeError as error:  # e.g. int8, whose kernels ask the device for sizes
+            self._stop(f"can't be captured ({str(error).splitlines()[0]})")
+            return plain
+        if (scores - plain).abs().max() > _TOLERANCE * plain.abs().max():
+            self._stop("gives other scores than the plain step")
+            return plain
+        self._graphs[shape] = graph
+        return plain
+
+    def _stop(self, reason: str) -> None:
+        self._works = False
+        self._graphs.clear()
+        self._report(f"decoding without CUDA graphs: the step {reason}")
+
+
+class _Graph:
+    """A captured step of (rows, tokens) over the whole cache; what is unused is padding."""
+
+    def __init__(self, language: LanguageModel, rows: Rows, shape: tuple[int, int]) -> None:
+        device = language.device
+        length = rows.cache.shape[4]
+        ids, columns, positions = torch.zeros((3, *shape), dtype=torch.int64, device=device)
+        last = torch.zeros(shape[0], dtype=torch.int64, device=device)
+        self._step = Step(ids, columns, positions, last)
+
+        def scores() -> Tensor:
+            step = self._step
+            reach = language.reach(step.columns, length)
+            return _scores(language, rows, reach, step.ids, step.positions, step.last)
+
+        # The trial runs write into column 0 of every row: it is put back.
+        kept = rows.cache[:, :, :, :, : shape[1]].clone()
+        side = torch.cuda.Stream(device)
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UPS):
+                scores()
+        torch.cuda.current_stream(device).wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._scores = scores()
+        rows.cache[:, :, :, :, : shape[1]] = kept
+
+    def run(self, step: Step) -> Tensor:
+        rows, width = step.ids.shape
+        for name in ("ids", "columns", "positions"):
+            mine, new = getattr(self._step, name), getattr(step, name)
+            mine[:rows, :width].copy_(new)
+            # Padding goes to the columns that come next, which nothing has looked at yet.
+            if name != "ids" and width < mine.shape[1]:
+                right = new[:, -1:] + torch.arange(1, mine.shape[1] - width + 1)
+                mine[:rows, width:].copy_(right)
+        self._step.last[:rows].copy_(step.last)
+        self._graph.replay()
+        return self._scores[:rows].clone()

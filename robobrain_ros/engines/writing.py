@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One answer in progress: what was written, what comes next without a choice, when it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from torch import Tensor
+
+from robobrain_ros.engines.base import FinishReason, Generation, GenerationRequest, Stage
+from robobrain_ros.engines.encoding import Encoder
+from robobrain_ros.engines.grammar import Constraint, restrict
+from robobrain_ros.engines.reading import Prompt
+
+
+class Writing:
+    """`row` is its row of the cache, whose first `filled` columns hold what was read and written;
+    `pending` are the tokens that are written but not yet in the cache.
+    """
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        prompt: Prompt,
+        constraint: Constraint | None,
+        encoder: Encoder,
+        end_ids: frozenset[int],
+        started: float,
+    ) -> None:
+        """started: on the clock of time.monotonic(), when work on the request began."""
+        self.request = request
+        self.prompt = prompt
+        self.row = -1
+        self.filled = 0
+        self.offset = 0
+        self.pending: list[int] = []
+        self.finish: FinishReason | None = None
+        self._tokens: list[int] = []
+        self._constraint = constraint
+        self._encoder = encoder
+        self._end_ids = end_ids
+        self._stream: Callable[[int], str] | None = encoder.stream() if request.report else None
+        self._started = started
+        self._encoded = time.monotonic()
+        self._first_token = self._encoded
+
+    def open(self) -> list[int]:
+        """Return the tokens with which the answer must begin; they are read with the prompt."""
+        opening = self._forced()
+        self._write(opening)
+        self.pending = []
+        return opening
+
+    def placed(self, offset: int) -> None:
+        """Note that prompt and opening are in the cache; offset: of `Reader.read`."""
+        self.filled = self.prompt.length + len(self._tokens)
+        self.offset = offset
+        self._first_token = time.monotonic()
+
+    def restrict(self, scores: Tensor) -> None:
+        """Rule out, in place, what must not come next; scores: (V,)."""
+        if self._constraint is not None:
+            restrict(scores, self._constraint)
+
+    def add(self, token: int) -> None:
+        """Write the token that was chosen and what must follow it."""
+        tokens = [token]
+        if self._constraint is not None:
+            self._constraint.accept(tokens)
+            tokens += self._forced()
+        self._write(tokens)
+
+    def advance(self) -> None:
+        """Note that the pending tokens are in the cache."""
+        self.filled += len(self.pending)
+
+    def tell(self, stage: Stage, text: str = "") -> None:
+        """Report to whoever wants to know."""
+        if self.request.report is not None:
+            self.request.report(stage, text, len(self._tokens))
+
+    def generation(self) -> Generation:
+        """Return the answer, which has ended."""
+        return Generation(
+            text=self._encoder.decode(self._tokens),
+            finish=self.finish or FinishReason.STOPPED,
+            sent_size=self.prompt.sent_size,
+            tokens_in=self.prompt.length,
+            tokens_out=len(self._tokens),
+            cached_tokens=self.prompt.cached,
+            preprocess_s=self._encoded - self._started,
+            prefill_s=self._first_token - self._encoded,
+            decode_s=time.monotonic() - self._first_token,
+        )
+
+    def _forced(self) -> list[int]:
+        tokens: list[int] = []
+        while self._constraint is not None and (forced := self._constraint.forced()):
+            self._constraint.accept(forced)
+            tokens += forced
+        return tokens
+
+    def _write(self, tokens: list[int]) -> None:
+        tokens = tokens[: self.request.max_new_tokens - len(self._tokens)]
+        self._tokens += tokens
+        self.pending = tokens
+        complete = self._constraint is not None and self._constraint.finished
+        if complete or (self._tokens and self._tokens[-1] in self._end_ids):
+            self.finish = FinishReason.EOS
+        elif len(self._tokens) >= self.request.max_new_tokens:
+            self.finish = FinishReason.LENGTH
+        if self._stream is not None and tokens:
+            self.tell(Stage.DECODING, "".join(map(self._stream, tokens)))
