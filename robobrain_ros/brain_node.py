@@ -23,7 +23,9 @@ from rclpy.signals import SignalHandlerOptions
 from tf2_ros import Buffer, TransformException, TransformListener
 
 from robobrain_ros import parameters
+from robobrain_ros.actions import InferAction
 from robobrain_ros.camera import Camera, Topics
+from robobrain_ros.diagnostics import Diagnostics, Health
 from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import Engine, EngineError
 from robobrain_ros.engines.worker import EngineWorker
@@ -71,6 +73,8 @@ class BrainNode(LifecycleNode):
         self._follow_clock([self.get_parameter("use_sim_time")])
         self.add_post_set_parameters_callback(self._follow_clock)
         self._requests = RequestServer(self, self._waiting)
+        self._action = InferAction(self, executor, self._requests)
+        self._diagnostics = Diagnostics(self, self._describe)
         self._make_change_state_awaitable()
         if self.get_parameter("autostart").value:
             executor.create_task(self._autostart)
@@ -179,9 +183,11 @@ class BrainNode(LifecycleNode):
                     max_pixels=value["max_pixels"],
                     family=value["family"],
                     cache_bytes=value["image_cache"] * 1_000_000,
+                    grammar=value["grammar"],
                     progress=self.get_logger().info,
                 ),
                 max_pending=value["max_pending"],
+                max_batch=value["max_batch"],
             )
             self._engine = await self._waiting.result(self._worker.ready)
         except EngineError as error:
@@ -190,14 +196,23 @@ class BrainNode(LifecycleNode):
         except Exception as error:  # noqa: BLE001
             self.get_logger().error(f"Can't load the model: {error!r}")
         else:
+            free = self._engine.memory().free / 1e6
             self.get_logger().info(
-                f"Loaded {self._engine.description}, in {time.monotonic() - started:.1f} s."
+                f"Loaded {self._engine.description}, in {time.monotonic() - started:.1f} s; "
+                f"{free:.0f} MB are free beside it."
             )
 
     async def _unload(self) -> None:
         worker, self._worker, self._engine = self._worker, None, None
         if worker is not None:
             await self._waiting.until(lambda: worker.close(timeout=0) or None, _UNLOAD_S)
+
+    def _describe(self) -> Health:
+        worker, state = self._worker, self._state_machine.current_state[1]
+        model = self._engine.description if self._engine is not None else "none"
+        if worker is None:
+            return Health(state, model)
+        return Health(state, model, worker.running, worker.pending, worker.memory)
 
     def _topics(self, name: str) -> Topics:
         keys = ("color_topic", "info_topic", "depth_topic", "depth_info_topic", "rectified")

@@ -89,6 +89,13 @@ SPECS = (
         load_time=True,
     ),
     Spec(
+        "grammar",
+        True,
+        "Hold answers to the form that their task needs, inside the image: they can't fail to "
+        "parse, and take fewer steps. Off = take what the model writes.",
+        load_time=True,
+    ),
+    Spec(
         "max_new_tokens",
         768,
         "Longest answer, thinking included, in tokens.",
@@ -180,9 +187,16 @@ SPECS = (
         range=(0.0, 10.0),
     ),
     Spec(
+        "max_batch",
+        8,
+        "Requests that the model answers at once, token by token in turn.",
+        range=(1, 64),
+        load_time=True,
+    ),
+    Spec(
         "max_pending",
         8,
-        "Requests that may wait for the model; one more is answered BUSY.",
+        "Requests that may wait beside those; one more is answered BUSY.",
         range=(1, 1024),
         load_time=True,
     ),

@@ -3,22 +3,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rclpy.action import ActionServer
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode
 from std_msgs.msg import Header
 
 from robobrain_ros import messages
 from robobrain_ros.acquisition import Acquisition, Poses
-from robobrain_ros.action import Infer
 from robobrain_ros.camera import Camera, Snapshot, nanoseconds
 from robobrain_ros.engines.base import (
     Engine,
@@ -26,13 +25,16 @@ from robobrain_ros.engines.base import (
     EngineError,
     EngineOutOfMemory,
     EngineUnavailable,
+    Generation,
+    GenerationRequest,
+    Report,
 )
-from robobrain_ros.engines.worker import EngineWorker
+from robobrain_ros.engines.worker import EngineWorker, Priority
 from robobrain_ros.errors import BrainError, ErrorCode
 from robobrain_ros.families import TaskKind, Think
 from robobrain_ros.outputs import Outputs
 from robobrain_ros.paths import PathHeight
-from robobrain_ros.pipeline import Lifting, Query, Result, StopSignal, infer
+from robobrain_ros.pipeline import Lifting, Query, Result, StopSignal, View, infer
 from robobrain_ros.srv import Ask, GetAffordance, GroundObject, PointTo, PredictTrajectory
 from robobrain_ros.tasks import EmptyAnswer, UnparsableAnswer
 from robobrain_ros.tf_projection import LiftParameters, TransformLookup, TransformUnavailable
@@ -84,7 +86,6 @@ class RequestServer:
         for name, service, kind, text_field in SERVICES:
             serve = partial(self._serve, kind, text_field)
             node.create_service(service, f"~/{name}", _coroutine(serve), callback_group=group)
-        ActionServer(node, Infer, "~/infer", self._refuse_action, callback_group=group)
 
     def end_session(self, reason: BrainError) -> None:
         """Stop every request with `reason`, unsubscribe the cameras and refuse what comes."""
@@ -104,9 +105,26 @@ class RequestServer:
             time.sleep(0.01)
 
     async def _serve(self, kind: TaskKind, text_field: str, request: Any, response: Any) -> Any:
+        return await self.serve(kind, getattr(request, text_field), request, response)
+
+    async def serve(
+        self,
+        kind: TaskKind | None,
+        text: str,
+        request: Any,
+        response: Any,
+        stop: StopSignal | None = None,
+        report: Report | None = None,
+    ) -> Any:
+        """Fill the response of a service or the action, whose fields are alike; never raises.
+
+        kind: None for a task that there isn't. stop: ends the request early; its deadline is set
+        here. report: told of stages and text, on the engine's thread.
+        """
         started = time.monotonic()
+        stop = stop or StopSignal(math.inf)
         try:
-            await self._answer(kind, getattr(request, text_field), request, response, started)
+            await self._answer(kind, text, request, response, (started, stop, report))
         # An exception that leaves a callback ends rclpy's executor.
         except Exception as error:  # noqa: BLE001
             failure = as_brain_error(error)
@@ -119,21 +137,29 @@ class RequestServer:
             response.success = False
             response.error_code = int(failure.code)
             response.error_msg = str(failure)
-            self._node.get_logger().warning(f"{kind.value}: {failure.code.name}: {failure}")
+            name = "infer" if kind is None else kind.value
+            self._node.get_logger().warning(f"{name}: {failure.code.name}: {failure}")
         response.timing.total = time.monotonic() - started
         return response
 
     async def _answer(
-        self, kind: TaskKind, text: str, request: Any, response: Any, started: float
+        self,
+        kind: TaskKind | None,
+        text: str,
+        request: Any,
+        response: Any,
+        run: tuple[float, StopSignal, Report | None],
     ) -> None:
         session = self.session
         if session is None:
             raise _not_active()
+        started, stop, report = run
         query = self._query(kind, text, request, session)
-        stop = StopSignal(started + self._timeout(request))
+        stop.deadline = started + self._timeout(request)
         self._underway.add(stop)
         try:
-            snapshot = await self._snapshot(request, session, kind is not TaskKind.ASK, stop)
+            with_depth = query.kind is not TaskKind.ASK
+            snapshot = await self._snapshot(request, session, with_depth, stop)
             response.header = snapshot.color.header
             snapshot, poses = await self._acquisition.poses(
                 request, snapshot, session.transforms, stop
@@ -141,7 +167,9 @@ class RequestServer:
             self._tell(snapshot)
             waited = time.monotonic() - started
             job = session.worker.submit(
-                lambda engine: self._infer(engine, query, snapshot, poses, stop)
+                lambda engine: self._infer(engine, query, snapshot, poses, stop, report),
+                priority=Priority.TALK if query.is_talk else Priority.PERCEPTION,
+                stop=stop,
             )
             result, picture = await self._waiting.result(job)
         except CancelledError:  # the node was cleaned up while the request was queued
@@ -151,7 +179,9 @@ class RequestServer:
         finally:
             self._underway.discard(stop)
         frame = poses.target_frame
-        fill(response, kind, result, Header(stamp=snapshot.color.header.stamp, frame_id=frame))
+        fill(
+            response, query.kind, result, Header(stamp=snapshot.color.header.stamp, frame_id=frame)
+        )
         total = time.monotonic() - started
         busy = result.generation.preprocess_s + result.generation.prefill_s
         busy += result.generation.decode_s + result.lift_s
@@ -165,12 +195,15 @@ class RequestServer:
         snapshot: Snapshot,
         poses: Poses,
         stop: StopSignal,
-    ) -> tuple[Result, Any]:
-        """Run on the engine's thread."""
-        result, view = infer(
-            engine, query, lambda: messages.view_from(snapshot, poses), self._lifting(), stop
-        )
-        return result, self._outputs.picture(view.rgb, result, query.text, snapshot.color.header)
+        report: Report | None,
+    ) -> Generator[GenerationRequest, Generation, tuple[Result, Any]]:
+        """Run on the engine's thread, as the worker's work."""
+
+        def view() -> View:
+            return messages.view_from(snapshot, poses)
+
+        result, seen = yield from infer(engine, query, view, self._lifting(), stop, report)
+        return result, self._outputs.picture(seen.rgb, result, query.text, snapshot.color.header)
 
     def _lifting(self) -> Lifting:
         def value(name: str) -> Any:
@@ -191,7 +224,9 @@ class RequestServer:
 
     # Checks: everything that can be refused is refused before anything waits.
 
-    def _query(self, kind: TaskKind, text: str, request: Any, session: Session) -> Query:
+    def _query(self, kind: TaskKind | None, text: str, request: Any, session: Session) -> Query:
+        if kind is None:
+            raise _bad(f"There is no task {request.task}: use a constant of Infer, TASK_POINT, ….")
         if not text.strip():
             raise _bad("The text is empty: say what to look for.")
         if len(text) > MAX_TEXT:
@@ -230,27 +265,21 @@ class RequestServer:
         camera = session.cameras[request.camera or next(iter(session.cameras))]
         return await self._acquisition.snapshot(request, camera, with_depth, stop)
 
-    async def _refuse_action(self, goal: Any) -> Infer.Result:
-        goal.abort()
-        return Infer.Result(
-            success=False,
-            error_code=int(ErrorCode.BAD_REQUEST),
-            error_msg="The action is not served yet: use the service of the task.",
-        )
-
 
 def fill(response: Any, kind: TaskKind, result: Result, header: Header) -> None:
-    """Put a result into the response of its service; header: target frame and image stamp."""
+    """Put a result into the response of its service or the action; header: target frame and image
+    stamp.
+    """
     response.success = True
     response.answer = result.answer.text
     response.thinking = result.answer.thinking
     points = [messages.lifted_point(point, header) for point in result.points]
-    if kind is TaskKind.POINT:
-        response.points = points
-    elif kind is TaskKind.TRAJECTORY:
-        response.waypoints = points
+    if kind in (TaskKind.POINT, TaskKind.TRAJECTORY):
+        name = "points" if hasattr(response, "points") else "waypoints"
+        setattr(response, name, points)
+    if kind is TaskKind.TRAJECTORY:
         response.path = messages.path(result.points, header)
-    elif kind is not TaskKind.ASK:
+    if kind in (TaskKind.GROUNDING, TaskKind.AFFORDANCE):
         response.regions = [messages.lifted_region(region, header) for region in result.regions]
 
 

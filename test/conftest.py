@@ -15,6 +15,7 @@ WITH_ROS = importlib.util.find_spec("rclpy") is not None
 NODE_TESTS = [
     "test_accuracy.py",
     "test_acquisition.py",
+    "test_action.py",
     "test_camera.py",
     "test_demo.py",
     "test_lifecycle.py",

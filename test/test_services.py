@@ -3,20 +3,16 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Duration, Time
 from rcl_interfaces.srv import DescribeParameters
-from rclpy.action import ActionClient
 from sensor_msgs.msg import Image
 from setting import set_parameter
 
-from robobrain_ros.action import Infer
 from robobrain_ros.client import BrainClient
 from robobrain_ros.errors import ErrorCode
 from robobrain_ros.msg import ErrorCode as ErrorCodeMsg
@@ -57,7 +53,8 @@ REQUESTS = (
 
 @pytest.fixture(scope="module")
 def brain(ros):
-    parameters = {"cameras": list(CAMERAS), "image_timeout": 1.0, "max_pending": 2}
+    parameters = {"cameras": list(CAMERAS), "image_timeout": 1.0}
+    parameters |= {"max_pending": 2, "max_batch": 1}
     with NodeProcess("robobrain_ros.brain_node", parameters), BrainClient() as client:
         client.wait_for_node(60.0)
         assert client.configure() and client.activate()
@@ -270,27 +267,6 @@ def test_bad_requests(brain, request_):
 def test_ask_refuses_what_is_not_served_yet(brain):
     assert_failed(brain.ask("What happened?", window_s=2.0), ErrorCode.BAD_REQUEST)
     assert_failed(brain.ask("Which is fuller?", images=[Image(), Image()]), ErrorCode.BAD_REQUEST)
-
-
-def test_the_action_says_that_it_is_not_served_yet(brain):
-    client = ActionClient(brain.node, Infer, "robobrain/infer")
-    assert client.wait_for_server(10.0)
-    done = threading.Event()
-    results = []
-
-    def on_result(future):
-        results.append(future.result())
-        done.set()
-
-    def on_goal(future):
-        future.result().get_result_async().add_done_callback(on_result)
-
-    goal = Infer.Goal(task=Infer.Goal.TASK_POINT, query="the red can")
-    client.send_goal_async(goal).add_done_callback(on_goal)
-    assert done.wait(10.0)
-    client.destroy()
-    assert results[0].status == GoalStatus.STATUS_ABORTED
-    assert_failed(results[0].result, ErrorCode.BAD_REQUEST)
 
 
 def test_timeout(brain, camera):

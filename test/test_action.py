@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The action `~/infer` on the real node: the shipped model, and one that thinks for minutes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from action_msgs.msg import GoalStatus
+from builtin_interfaces.msg import Duration
+from diagnostic_msgs.msg import DiagnosticArray
+from goals import Goal, action_client
+
+from robobrain_ros.action import Infer
+from robobrain_ros.client import BrainClient
+from robobrain_ros.errors import ErrorCode
+from robobrain_ros.msg import LiftedPoint
+from robobrain_ros.sim.camera_node import color_image
+from robobrain_ros.sim.processes import NodeProcess, environment
+
+SUCCEEDED, ABORTED, CANCELED = (
+    GoalStatus.STATUS_SUCCEEDED,
+    GoalStatus.STATUS_ABORTED,
+    GoalStatus.STATUS_CANCELED,
+)
+PICTURE = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def nano(ros):
+    with NodeProcess("robobrain_ros.brain_node"), BrainClient() as client:
+        client.wait_for_node(60.0)
+        assert client.configure() and client.activate()
+        yield client
+
+
+@pytest.fixture(scope="module")
+def thinker(ros, tmp_path_factory):
+    """A random model that thinks until it is stopped, under the shipped one's name and topics."""
+    tiny_checkpoints = pytest.importorskip("tiny_checkpoints")
+    directory = tmp_path_factory.mktemp("models") / "thinker"
+    tiny_checkpoints.save_qwen2_5_vl(directory)
+    config = json.loads((directory / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 2**20
+    (directory / "config.json").write_text(json.dumps(config))
+    parameters = {"model": str(directory), "family": "robobrain2", "max_new_tokens": 32768}
+    parameters |= {"request_timeout": 600.0, "max_batch": 3}
+    remaps = ("__node:=robobrain", "__ns:=/thinker")
+    with (
+        NodeProcess("robobrain_ros.brain_node", parameters, remaps),
+        BrainClient("/thinker/robobrain", "thinker_client") as client,
+    ):
+        client.wait_for_node(60.0)
+        assert client.configure() and client.activate()
+        yield client
+
+
+def long_thought(**fields):
+    return {
+        "task": Infer.Goal.TASK_POINT,
+        "query": "the cup",
+        "think": Infer.Goal.THINK_ON,
+        "image": color_image(PICTURE, "rgb8"),
+        **fields,
+    }
+
+
+def thinking(thinker):
+    """A goal that is being answered."""
+    goal = Goal(action_client(thinker.node, "/thinker/robobrain"), **long_thought())
+    goal.wait_for(Infer.Feedback.STAGE_DECODING)
+    return goal
+
+
+def assert_idle(thinker) -> None:
+    """The model is free: a short answer comes, and nobody else is being answered."""
+    picture = color_image(PICTURE, "rgb8")
+    for _ in range(3):
+        assert thinker.point_to("the cup", image=picture, max_points=1).error_code in (
+            ErrorCode.NONE,
+            ErrorCode.EMPTY_ANSWER,
+        )
+    assert running(thinker) == 0
+
+
+def running(thinker) -> int:
+    """Requests being answered, as the node's diagnostics say."""
+    seen = []
+
+    def hear(message) -> None:
+        for status in message.status:
+            if status.name == "thinker/robobrain: model":
+                values = {pair.key: pair.value for pair in status.values}
+                seen.append(int(values["requests being answered"]))
+
+    subscription = thinker.node.create_subscription(DiagnosticArray, "/diagnostics", hear, 10)
+    deadline = time.monotonic() + 20.0
+    while len(seen) < 2 and time.monotonic() < deadline:  # the first may be from before
+        time.sleep(0.05)
+    thinker.node.destroy_subscription(subscription)
+    return seen[-1]
+
+
+def test_a_goal_gives_what_the_service_gives_and_tells_its_stages(nano, still_cameras, scene):
+    client = action_client(nano.node)
+    with still_cameras.publishing("camera", scene):
+        query = f"Point to the {scene.name}"
+        task = Infer.Goal.TASK_POINT
+        goal = Goal(client, task=task, query=query, target_frame="table")
+        status, result = goal.outcome()
+        served = nano.point_to(query, target_frame="table")
+    assert status == SUCCEEDED and result.success, result.error_msg
+    assert result.answer == served.answer
+    assert result.points[0].pixel == served.points[0].pixel
+    assert result.points[0].status == LiftedPoint.OK
+    stages = [feedback.stage for feedback in goal.feedback]
+    assert stages[0] == Infer.Feedback.STAGE_WAITING
+    assert stages[-1] == Infer.Feedback.STAGE_LIFTING
+    assert stages == sorted(stages)
+    assert "".join(feedback.text for feedback in goal.feedback).strip() == result.answer
+    assert goal.feedback[-1].tokens == result.timing.tokens_out
+
+
+@pytest.mark.parametrize(
+    ("task", "field"),
+    [
+        (Infer.Goal.TASK_AFFORDANCE, "regions"),
+        (Infer.Goal.TASK_TRAJECTORY, "points"),
+        (Infer.Goal.TASK_GROUNDING, "regions"),
+    ],
+)
+def test_every_task_is_served(nano, still_cameras, scene, task, field):
+    with still_cameras.publishing("camera", scene):
+        status, result = Goal(action_client(nano.node), task=task, query=scene.name).outcome()
+    assert status == SUCCEEDED, result.error_msg
+    assert len(getattr(result, field)) > 0
+    assert bool(result.path.poses) is (task == Infer.Goal.TASK_TRAJECTORY)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"task": 0, "query": "the can"}, ErrorCode.BAD_REQUEST),
+        ({"task": 1, "query": " "}, ErrorCode.BAD_REQUEST),
+        ({"task": 1, "query": "the can", "camera": "nobody"}, ErrorCode.BAD_REQUEST),
+    ],
+)
+def test_a_goal_that_fails_is_aborted_with_its_code(nano, fields, code):
+    status, result = Goal(action_client(nano.node), **fields).outcome()
+    assert status == ABORTED and not result.success
+    assert ErrorCode(result.error_code) is code and result.error_msg
+
+
+def test_a_cancel_stops_the_model(thinker):
+    goal = thinking(thinker)
+    goal.cancel()
+    status, result = goal.outcome()
+    assert status == CANCELED
+    assert ErrorCode(result.error_code) is ErrorCode.CANCELLED
+    tokens = goal.feedback[-1].tokens
+    assert 0 < tokens < 32768
+    assert_idle(thinker)
+
+
+def test_a_cancel_ends_a_goal_that_waits_for_its_turn(thinker):
+    first, second = thinking(thinker), thinking(thinker)  # one place is kept for short answers
+    waiting = Goal(action_client(thinker.node, "/thinker/robobrain"), **long_thought())
+    waiting.wait_for(Infer.Feedback.STAGE_WAITING)
+    waiting.cancel()
+    assert waiting.outcome()[0] == CANCELED
+    assert all(one.stage == Infer.Feedback.STAGE_WAITING for one in waiting.feedback)
+    for goal in (first, second):
+        goal.cancel()
+        assert goal.outcome()[0] == CANCELED
+
+
+def test_long_thoughts_do_not_hold_up_a_point(thinker):
+    thoughts = [thinking(thinker), thinking(thinker)]
+    picture = color_image(PICTURE, "rgb8")
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(
+            pool.map(lambda _: thinker.point_to("the cup", image=picture, max_points=1), range(4))
+        )
+    assert all(
+        answer.error_code in (ErrorCode.NONE, ErrorCode.EMPTY_ANSWER) for answer in answers
+    )
+    for thought in thoughts:
+        before = len(thought.feedback)
+        thought.news.clear()
+        assert thought.news.wait(10.0) and len(thought.feedback) > before  # it goes on
+        thought.cancel()
+        assert thought.outcome()[0] == CANCELED
+
+
+def test_a_deadline_stops_the_model(thinker):
+    fields = {key: value for key, value in long_thought().items() if key != "task"}
+    response = thinker.point_to(fields.pop("query"), timeout=Duration(sec=1), **fields)
+    assert ErrorCode(response.error_code) is ErrorCode.TIMEOUT
+    assert_idle(thinker)
+
+
+def test_work_for_a_client_that_is_gone_stops(thinker):
+    code = (
+        "import rclpy; from goals import Goal, action_client; from test_action import *;"
+        "from robobrain_ros.spinning import SpinThread;"
+        "rclpy.init(); node = rclpy.create_node('mortal'); spin = SpinThread('mortal');"
+        "spin.executor.add_node(node); spin.start();"
+        "goal = Goal(action_client(node, '/thinker/robobrain'), **long_thought());"
+        "goal.wait_for(Infer.Feedback.STAGE_DECODING);"
+        "spin.stop(); node.destroy_node(); rclpy.shutdown()"
+    )
+    here = Path(__file__).parent  # where the imports are
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, env=environment(), cwd=here, check=True, timeout=60)
+    deadline = time.monotonic() + 30.0
+    while running(thinker) and time.monotonic() < deadline:
+        pass
+    assert_idle(thinker)
+
+
+def test_deactivating_ends_a_goal(thinker):
+    goal = thinking(thinker)
+    assert thinker.deactivate()
+    status, result = goal.outcome()
+    assert status == ABORTED
+    assert ErrorCode(result.error_code) is ErrorCode.NOT_ACTIVE
+    assert thinker.activate()
