@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much sooner answers come than by the usual procedure, with the same model and answers.
+
+    make bench-engine
+
+Two models: nano, and random weights of 180 M parameters in RoboBrain's proportions (its answers are
+held to the form in both procedures, or they would never end). Four settings, each timed by turns
+with the reference (`reference.py`: plain `generate`, one request after the other, nothing kept):
+
+  five questions   about one frame (point, box, affordance, trajectory, words), asked one after the
+                   other; and all at once
+  new frame        one question about a frame that was never seen
+  16 clients       a thread each, with a question each about the newest frame
+  decode           tokens per second of one long answer
+
+A ratio is the median over pairs. `identical`: every answer has the reference's text, letter for
+letter. The last line is machine-readable; the keys without a model's name are the lower of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import random_models
+import torch
+from numpy.typing import NDArray
+from reference import FAMILY, Question, Reference
+
+from robobrain_ros.engines.base import Engine, Generation, GenerationRequest, generate
+from robobrain_ros.engines.checkpoint import NANO_DIRECTORY, check_checkpoint
+from robobrain_ros.engines.encoding import Encoder
+from robobrain_ros.engines.loading import choose_placement, load_model
+from robobrain_ros.engines.transformers_engine import Options, TransformersEngine
+from robobrain_ros.engines.worker import EngineWorker
+from robobrain_ros.families import TaskKind, Think
+from robobrain_ros.forms import answer_form
+from robobrain_ros.sim.tabletop import Tabletop
+from robobrain_ros.sim.truth import Truth
+
+FIRST_SEED = 3_000_000
+CLIENTS = 16
+LONG = 64  # tokens of the answer of which the decoding is timed
+_WORDS = 16  # tokens of an answer in words of a model that never ends one
+Images = Sequence[NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture (480, 640, 3), and the names of what is on the table, largest first."""
+
+    rgb: NDArray[np.uint8]
+    names: tuple[str, ...]
+
+    def questions(self, words: int) -> list[Question]:
+        """One of each task. words: tokens that the answer in words may have."""
+        first, second = self.names[0], self.names[-1]
+        return [
+            Question(TaskKind.POINT, f"Point to the {first}", 768),
+            Question(TaskKind.GROUNDING, f"the {second}", 768),
+            Question(TaskKind.AFFORDANCE, f"pick up the {first}", 768),
+            Question(TaskKind.TRAJECTORY, f"move the gripper to the {first}", 768),
+            Question(TaskKind.ASK, "How many objects are on the table?", words),
+        ]
+
+    def clients(self, words: int) -> list[Question]:
+        """A question for each client: all tasks, about one object after the other."""
+        turns = [self.names[turn:] + self.names[:turn] for turn in range(len(self.names))]
+        asked = [replace(self, names=names).questions(words) for names in turns]
+        return [question for some in asked for question in some][:CLIENTS]
+
+
+def scenes(count: int) -> list[Scene]:
+    """Simulated tables that no training has seen."""
+    table, found = Tabletop(), []
+    for seed in range(FIRST_SEED, FIRST_SEED + 1000):
+        table.reset(seed)
+        truth = Truth(table)
+        names = sorted(truth.askable(), key=lambda name: -truth.mask(name).sum())
+        if len(names) >= 4:
+            found.append(Scene(truth.frame.rgb, tuple(names)))
+        if len(found) == count:
+            break
+    table.close()
+    return found
+
+
+def request_for(image: NDArray[np.uint8], question: Question) -> GenerationRequest:
+    """What the node asks the engine."""
+    return GenerationRequest(
+        image,
+        question.prompt,
+        FAMILY.openings[Think.DEFAULT],
+        question.max_new_tokens,
+        answer_form(question.kind, FAMILY),
+    )
+
+
+def in_turn(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Generation]:
+    """Answer one request after the other."""
+    return [generate(engine, request) for request in requests]
+
+
+def at_once(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Generation]:
+    """Answer requests that are there together."""
+    names = [engine.start(request) for request in requests]
+    answers: dict[int, Any] = {}
+    while len(answers) < len(names):
+        answers |= {id(name): outcome for name, outcome in engine.step()}
+    return [answers[id(name)] for name in names]
+
+
+@dataclass
+class Comparison:
+    """Pairs of seconds (ours, reference) by setting, ours by stage, and whether answers agree."""
+
+    pairs: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    stages: dict[str, list[Generation]] = field(default_factory=dict)
+    different: list[tuple[str, str]] = field(default_factory=list)
+    compared: int = 0
+
+    def add(
+        self,
+        setting: str,
+        ours: Callable[[], list[Generation]],
+        reference: Callable[[], list[str]],
+    ) -> None:
+        """Time both, by turns which comes first."""
+        times, answers = {}, {}
+        order = [("ours", ours), ("reference", reference)]
+        for name, run in order if len(self.pairs.get(setting, ())) % 2 else order[::-1]:
+            started = time.perf_counter()
+            answers[name] = run()
+            times[name] = time.perf_counter() - started
+        self.pairs.setdefault(setting, []).append((times["ours"], times["reference"]))
+        self.stages.setdefault(setting, []).extend(answers["ours"])
+        for mine, other in zip(answers["ours"], answers["reference"], strict=True):
+            self.compared += 1
+            if mine.text.strip() != other.strip():
+                self.different.append((mine.text, other))
+
+    def ratio(self, setting: str) -> float:
+        """How many times sooner ours is done."""
+        return median(other / mine for mine, other in self.pairs[setting])
+
+    def row(self, setting: str) -> str:
+        """A line of the table."""
+        mine, other = (median(column) for column in zip(*self.pairs[setting], strict=True))
+        parts = self.stages[setting]
+        means = [
+            1000 * sum(getattr(one, name) for one in parts) / len(parts)
+            for name in ("preprocess_s", "prefill_s", "decode_s")
+        ]
+        tokens = sum(one.tokens_out for one in parts) / len(parts)
+        cells = [f"{1000 * mine:.0f}", f"{1000 * other:.0f}", f"{self.ratio(setting):.2f}x"]
+        cells += [f"{mean:.1f}" for mean in means] + [f"{tokens:.0f}"]
+        return f"| {setting} | " + " | ".join(cells) + " |"
+
+
+HEADER = (
+    "| setting | ours, ms | reference, ms | ratio | preprocess, ms | prefill, ms | decode, ms "
+    "| tokens |\n|---|---|---|---|---|---|---|---|"
+)
+
+
+def compare(
+    engine: TransformersEngine, reference: Reference, seen: Sequence[Scene], pairs: int, words: int
+) -> Comparison:
+    """All settings but decode."""
+    result = Comparison()
+    worker_engine = Shared(engine)
+    for number in range(pairs):
+        scene = seen[number % len(seen)]
+        asked = scene.questions(words)
+        requests = [request_for(scene.rgb, question) for question in asked]
+
+        def others(asked: list[Question], scene: Scene = scene) -> Callable[[], list[str]]:
+            return lambda: [reference.ask(scene.rgb, question) for question in asked]
+
+        def fresh(run: Callable, asked: list[GenerationRequest]) -> Callable[[], list[Generation]]:
+            engine.forget()
+            return lambda: run(engine, asked)
+
+        result.add("five questions in turn", fresh(in_turn, requests), others(asked))
+        result.add("five questions at once", fresh(at_once, requests), others(asked))
+        result.add("new frame", fresh(in_turn, requests[:1]), others(asked[:1]))
+        if number < max(1, pairs // 2):
+            clients = scene.clients(words)
+            of_clients = [request_for(scene.rgb, question) for question in clients]
+            engine.forget()
+            result.add(
+                "16 clients", lambda asked=of_clients: worker_engine.ask(asked), others(clients)
+            )
+    worker_engine.close()
+    return result
+
+
+class Shared:
+    """An engine on its worker's thread, asked by a thread per client."""
+
+    def __init__(self, engine: Engine) -> None:
+        # torch's thread pool belongs to the thread that made the engine; it may be used by another.
+        self._worker = EngineWorker(lambda: _Kept(engine), max_batch=CLIENTS, max_pending=CLIENTS)
+        self._pool = ThreadPoolExecutor(CLIENTS)
+
+    def ask(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        def work(request: GenerationRequest) -> Callable:
+            def steps(engine: Engine) -> Any:
+                return (yield request)
+
+            return steps
+
+        return list(self._pool.map(lambda one: self._worker.submit(work(one)).result(), requests))
+
+    def close(self) -> None:
+        self._pool.shutdown()
+        self._worker.close()
+
+
+class _Kept:
+    """An engine that its worker must not close."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def close(self) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
+def decode_pairs(
+    engine: Engine, reference: Reference, image: NDArray[np.uint8], pairs: int
+) -> list[tuple[float, float]]:
+    """Tokens per second (ours, reference) of one long answer, the first token not counted."""
+    text = "Describe the table."
+    free = GenerationRequest(image, Question(TaskKind.ASK, text, LONG).prompt)
+    found = []
+    for _ in range(pairs):
+        seconds = []
+        for count in (1, LONG + 1):
+            asked = replace(free, max_new_tokens=count)
+            engine.forget()
+            seconds.append(generate(engine, asked))
+        ours = (seconds[1].tokens_out - 1) / seconds[1].decode_s
+        found.append((ours, LONG / reference.decode_s(image, text, LONG)))
+    return found
+
+
+def made_engine(directory: Path, dtype: torch.dtype | None, quantization: str, device: str) -> Any:
+    """The package's engine; dtype None = what it chooses by itself."""
+    options = Options(grammar=True, cache_bytes=256_000_000, progress=lambda line: None)
+    checkpoint = check_checkpoint(directory, str(directory), "auto", options.progress)
+    placement = choose_placement(checkpoint, quantization, device)
+    if dtype is not None:
+        placement = replace(placement, dtype=dtype)
+    model = load_model(checkpoint, placement)
+    engine = TransformersEngine(checkpoint, placement, Encoder(directory, 0), model, options)
+    engine.warm_up()
+    return engine
+
+
+def run(name: str, directory: Path, dtype: torch.dtype, pairs: int, seen: list[Scene]) -> dict:
+    """Measure one model, print its table, and return its figures."""
+    trained = name == "nano"
+    engine = made_engine(directory, dtype, "none", "cpu")
+    reference = Reference(directory, dtype, "cpu", trained)
+    reference.ask(seen[-1].rgb, seen[-1].questions(_WORDS)[0])  # what is slow the first time
+    result = compare(engine, reference, seen, pairs, 64 if trained else _WORDS)
+    print(f"\n{name}: {engine.description}\n\n{HEADER}")
+    for setting in result.pairs:
+        print(result.row(setting))
+    ours, others = zip(*decode_pairs(engine, reference, seen[0].rgb, pairs), strict=True)
+    decode = median(mine / other for mine, other in zip(ours, others, strict=True))
+    print(f"decode: {median(ours):.0f} tokens/s, reference {median(others):.0f}, {decode:.2f}x")
+    print(f"answers compared: {result.compared}, different: {len(result.different)}", flush=True)
+    for mine, other in result.different[:3]:
+        print(f"  ours {mine!r}\n  reference {other!r}")
+    engine.close()
+    return {
+        "five_questions_x": round(result.ratio("five questions at once"), 2),
+        "five_in_turn_x": round(result.ratio("five questions in turn"), 2),
+        "new_frame_x": round(result.ratio("new frame"), 2),
+        "clients16_x": round(result.ratio("16 clients"), 2),
+        "decode_x": round(decode, 2),
+        "identical": not result.different,
+    }
+
+
+def main() -> None:
+    """Print a table per model and the RESULT line."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--pairs", type=int, default=6)
+    parser.add_argument("--models", default="nano,180M,180M-bf16")
+    options = parser.parse_args()
+    seen = scenes(options.pairs)
+    figures = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.models.split(","):
+            shape, _, precision = name.partition("-")
+            directory = NANO_DIRECTORY
+            if shape != "nano":
+                directory = random_models.save(shape, Path(folder, shape))
+            dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+            figures[name] = run(name, directory, dtype, options.pairs, seen)
+    # In bfloat16 sums of another order round otherwise, so that random weights answer otherwise.
+    counted = {name: of_model for name, of_model in figures.items() if "bf16" not in name}
+    lowest = {
+        key: min(one[key] for one in counted.values()) for key in next(iter(figures.values()))
+    }
+    print("RESULT", json.dumps(lowest | {"models": figures}))
+
+
+if __name__ == "__main__":
+    main()

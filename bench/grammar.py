@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers of models that know nothing, held to their form: all of them must be usable.
+
+    make bench-grammar
+
+Small random models of both architectures, new weights again and again, answer random images under
+the form of every task and family through the package's engine, parser and coordinate mapping.
+Counted: what the parser can't read, what has a place outside the image, what has more points than
+asked for. `[]`, the honest refusal, is an answer and counted apart. The last line is
+machine-readable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "test"))
+import tiny_checkpoints
+
+from robobrain_ros.coordinates import boxes_to_image_pixels, to_image_pixels
+from robobrain_ros.engines import create_engine
+from robobrain_ros.engines.base import FinishReason, Generation, GenerationRequest
+from robobrain_ros.families import FAMILIES, Family, TaskKind, Think
+from robobrain_ros.forms import answer_form
+from robobrain_ros.tasks import EmptyAnswer, UnparsableAnswer, parse_answer
+
+PER_WEIGHTS = 250  # answers
+BATCH = 25
+MAX_TOKENS = 3000  # enough for any answer of a form, 32 labels in single bytes too
+REFUSAL = re.compile(r"(<answer>)?(```json)?\s*\[\]")
+MAKERS = {
+    "qwen2_5_vl": tiny_checkpoints.save_qwen2_5_vl,
+    "qwen3_vl": tiny_checkpoints.save_qwen3_vl,
+}
+KINDS = [kind for kind in TaskKind if kind is not TaskKind.ASK]
+Asked = tuple[TaskKind, int, GenerationRequest]
+
+
+def reseed(engine: Any, rng: np.random.Generator) -> None:
+    """Give a model other random weights."""
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    model = engine._parts.model
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0.0, 0.15, generator=generator)
+
+
+def random_requests(family: Family, rng: np.random.Generator, count: int) -> Iterator[Asked]:
+    """Requests for all tasks, with few or many points, about noise of any size."""
+    for _ in range(count):
+        kind = KINDS[rng.integers(len(KINDS))]
+        max_points = int(rng.choice([0, 1, 2, 7]))
+        height, width = rng.integers(1, 320, 2)
+        if max(height, width) > 150 * min(height, width):
+            continue  # refused for its shape
+        image = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        words = "".join(map(chr, rng.integers(97, 123, 12)))
+        think = Think.ON if family.thinks and rng.random() < 0.2 else Think.DEFAULT
+        opening = family.openings[think] + ("</think>" if think is Think.ON else "")
+        form = answer_form(kind, family, max_points)
+        yield kind, max_points, GenerationRequest(image, words, opening, MAX_TOKENS, form)
+
+
+def fault(kind: TaskKind, max_points: int, asked: GenerationRequest, answer: Generation,
+          family: Family) -> str:  # fmt: skip
+    """What is wrong with an answer; `refusal` for [], an empty string for a good one."""
+    if answer.finish is not FinishReason.EOS:
+        return "unfinished"
+    try:
+        parsed = parse_answer(kind, answer.text, family, asked.opening)
+    except EmptyAnswer:
+        return "refusal" if REFUSAL.match(answer.text) else "unparsed"
+    except UnparsableAnswer:
+        return "unparsed"
+    height, width = asked.image.shape[:2]
+    frame = (family.frame, family.axis_order, answer.sent_size, (width, height))
+    inside = [
+        *to_image_pixels(parsed.points, *frame)[1],
+        *boxes_to_image_pixels(parsed.boxes, *frame)[1],
+    ]
+    if not all(inside):
+        return "outside"
+    return "too many" if max_points and len(parsed.points) > max_points else ""
+
+
+def answers(engine: Any, asked: list[Asked]) -> list[Generation]:
+    """Answer requests together."""
+    names = [engine.start(request) for *_, request in asked]
+    outcomes: dict[object, Any] = {}
+    while len(outcomes) < len(names):
+        outcomes |= dict(engine.step())
+    return [outcomes[name] for name in names]
+
+
+def main() -> None:
+    """Print a count per family and the RESULT line."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--answers", type=int, default=10_000)
+    options = parser.parse_args()
+    rng = np.random.default_rng(0)
+    total: Counter[str] = Counter()
+    share = -(-options.answers // len(FAMILIES))
+    with tempfile.TemporaryDirectory() as folder:
+        for name, family in FAMILIES.items():
+            model_type = family.model_types[0]
+            directory = MAKERS[model_type](Path(folder, name))
+            engine = create_engine(str(directory), family=name, device="cpu")
+            counts: Counter[str] = Counter()
+            texts = set()
+            while counts.total() < share:
+                if counts.total() % PER_WEIGHTS < BATCH:
+                    reseed(engine, rng)
+                    engine.forget()
+                asked = list(random_requests(family, rng, min(BATCH, share - counts.total())))
+                for (kind, most, request), answer in zip(
+                    asked, answers(engine, asked), strict=True
+                ):
+                    wrong = fault(kind, most, request, answer, family)
+                    counts[wrong or "good"] += 1
+                    texts.add(answer.text)
+                    if wrong not in ("", "refusal"):
+                        print(f"{wrong}: {kind.value} {request.form} {answer.text[:200]!r}")
+            engine.close()
+            print(f"{name}: {dict(counts)}, {len(texts)} different", flush=True)
+            total += counts
+    keys = {"unparsed": total["unparsed"] + total["unfinished"], "outside": total["outside"]}
+    keys |= {"too_many_points": total["too many"], "refusals": total["refusal"]}
+    print("RESULT", json.dumps({"answers": total.total(), **keys}))
+
+
+if __name__ == "__main__":
+    main()

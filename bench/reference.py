@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What people do today: RoboBrain's own script, one request after the other.
+
+Transformers' image processor, tokenizer and `generate`, greedy, everything read anew for each
+question. Only what would break without torchvision is replaced (the processor class).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    Qwen2VLImageProcessorPil,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from robobrain_ros.engines.grammar import Constraint, Grammar, restrict
+from robobrain_ros.families import FAMILIES, TaskKind
+from robobrain_ros.forms import answer_form
+from robobrain_ros.tasks import build_prompt
+
+FAMILY = FAMILIES["robobrain2_3b"]
+_PAD = "<|image_pad|>"
+
+
+@dataclass(frozen=True)
+class Question:
+    """kind and words, and how many tokens the answer may have."""
+
+    kind: TaskKind
+    text: str
+    max_new_tokens: int
+
+    @property
+    def prompt(self) -> str:
+        return build_prompt(self.kind, self.text, FAMILY)
+
+
+class Reference:
+    """Plain `generate`. trained: the model ends its answers in the right form by itself; one of
+    random weights is held to the form, by a logits processor, or it would never end.
+    """
+
+    def __init__(
+        self, directory: Path, dtype: torch.dtype, device: str, trained: bool, **loading: object
+    ) -> None:
+        """loading: more for from_pretrained, such as a quantization_config."""
+        self._tokenizer = AutoTokenizer.from_pretrained(directory)
+        self._images = Qwen2VLImageProcessorPil.from_pretrained(directory)
+        self._device = device
+        if "quantization_config" in loading or device == "cuda":
+            loading["device_map"] = {"": device}
+        self.model = AutoModelForImageTextToText.from_pretrained(
+            directory, dtype=dtype, attn_implementation="sdpa", **loading
+        ).eval()
+        self.model.generation_config = GenerationConfig(
+            do_sample=False,
+            eos_token_id=self._tokenizer.eos_token_id,
+            pad_token_id=self._tokenizer.pad_token_id,
+        )
+        size = self.model.config.text_config.vocab_size
+        ends = {self._tokenizer.eos_token_id}
+        self._grammar = None if trained else Grammar(self._tokenizer, size, ends)
+
+    def ask(self, image: NDArray[np.uint8], question: Question) -> str:
+        """Answer one question about an image (H, W, 3)."""
+        features = self._images(images=[Image.fromarray(image)], return_tensors="pt")
+        grid = features["image_grid_thw"]
+        content = [{"type": "image"}, {"type": "text", "text": question.prompt}]
+        chat = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        chat = chat.replace(_PAD, _PAD * (int(grid.prod()) // self._images.merge_size**2))
+        ids = self._tokenizer(chat, return_tensors="pt")["input_ids"].to(self._device)
+        pad = self._tokenizer.convert_tokens_to_ids(_PAD)
+        sent = tuple(int(side) * self._images.patch_size for side in (grid[0, 2], grid[0, 1]))
+        written = self.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            mm_token_type_ids=torch.eq(ids, pad).int(),
+            pixel_values=features["pixel_values"].to(self._device),
+            image_grid_thw=grid.to(self._device),
+            max_new_tokens=question.max_new_tokens,
+            **self._form(question, sent),
+        )
+        return self._tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+
+    def decode_s(self, image: NDArray[np.uint8], text: str, tokens: int) -> float:
+        """Seconds that `tokens` more tokens take, whatever they are; the first isn't counted."""
+        ends, self.model.generation_config.eos_token_id = (
+            self.model.generation_config.eos_token_id,
+            None,
+        )
+        seconds = []
+        for count in (1, tokens + 1):
+            started = time.perf_counter()
+            self.ask(image, Question(TaskKind.ASK, text, count))
+            seconds.append(time.perf_counter() - started)
+        self.model.generation_config.eos_token_id = ends
+        return seconds[1] - seconds[0]
+
+    def _form(self, question: Question, sent: tuple[int, int]) -> dict[str, object]:
+        form = answer_form(question.kind, FAMILY)
+        if self._grammar is None or form is None:
+            return {}
+        follower = _Follower(self._grammar.constrain(form, sent, ""))
+        return {
+            "logits_processor": LogitsProcessorList([follower]),
+            "stopping_criteria": StoppingCriteriaList([_Complete(follower)]),
+        }
+
+
+class _Follower(LogitsProcessor):
+    """Leaves only tokens of the form; where several spell what must come, the usual one."""
+
+    def __init__(self, constraint: Constraint) -> None:
+        self.constraint = constraint
+        self._due: list[int] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self._due = self._due or list(self.constraint.forced())
+        if self._due:
+            chosen = scores[0, self._due[0]].clone()
+            scores[0] = float("-inf")
+            scores[0, self._due[0]] = chosen
+        else:
+            restrict(scores[0], self.constraint)
+        return scores
+
+    def accept(self, token: int) -> bool:
+        """Go on by a token; whether the answer is complete."""
+        self._due = self._due[1:]
+        self.constraint.accept([token])
+        return self.constraint.finished
+
+
+class _Complete(StoppingCriteria):
+    def __init__(self, follower: _Follower) -> None:
+        self._follower = follower
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
+        done = self._follower.accept(int(input_ids[0, -1]))
+        return torch.tensor([done], device=input_ids.device)
