@@ -76,7 +76,7 @@ def load_model(checkpoint: Checkpoint, placement: Placement) -> PreTrainedModel:
     transformers_logging.disable_progress_bar()
     options: dict[str, Any] = {}
     if placement.quantization != "none":
-        options["quantization_config"] = _quantization_config(placement)
+        options["quantization_config"] = quantization_config(placement)
     if placement.quantization != "none" or placement.device.type == "cuda":
         options["device_map"] = {"": placement.device}
     try:
@@ -168,7 +168,8 @@ def _check_quantization(checkpoint: Checkpoint, quantization: str) -> None:
         ) from error
 
 
-def _quantization_config(placement: Placement) -> BitsAndBytesConfig:
+def quantization_config(placement: Placement) -> BitsAndBytesConfig:
+    """How bitsandbytes is to quantize the language layers."""
     if placement.quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=NOT_QUANTIZED)
     return BitsAndBytesConfig(

@@ -87,23 +87,25 @@ class GraphStepper:
 
     def _first(self, shape: tuple[int, int], step: Step) -> Tensor:
         """Capture a graph and compare it with the plain step, whose scores are returned."""
-        plain = plain_step(self._language, self._rows, step)
+        scores, reason = None, ""
         try:
             graph = _Graph(self._language, self._rows, shape)
             scores = graph.run(step)
         except RuntimeError as error:  # e.g. int8, whose kernels ask the device for sizes
-            self._stop(f"can't be captured ({str(error).splitlines()[0]})")
-            return plain
-        if (scores - plain).abs().max() > _TOLERANCE * plain.abs().max():
-            self._stop("gives other scores than the plain step")
-            return plain
-        self._graphs[shape] = graph
+            reason = f"can't be captured ({str(error).splitlines()[0]})"
+        # Last, so that the cache holds what this one writes.
+        plain = plain_step(self._language, self._rows, step)
+        if scores is not None:
+            # Written so that NaN is no agreement.
+            if (scores - plain).abs().max() <= _TOLERANCE * plain.abs().max():
+                self._graphs[shape] = graph
+            else:
+                reason = "gives other scores than the plain step"
+        if reason:
+            self._works = False
+            self._graphs.clear()
+            self._report(f"decoding without CUDA graphs: the step {reason}")
         return plain
-
-    def _stop(self, reason: str) -> None:
-        self._works = False
-        self._graphs.clear()
-        self._report(f"decoding without CUDA graphs: the step {reason}")
 
 
 class _Graph:
@@ -121,17 +123,9 @@ class _Graph:
             reach = language.reach(step.columns, length)
             return _scores(language, rows, reach, step.ids, step.positions, step.last)
 
-        # The trial runs write into column 0 of every row: it is put back.
+        # The trial runs write into the first columns of every row: they are put back.
         kept = rows.cache[:, :, :, :, : shape[1]].clone()
-        side = torch.cuda.Stream(device)
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UPS):
-                scores()
-        torch.cuda.current_stream(device).wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._scores = scores()
+        self._replay = capture(scores, device)
         rows.cache[:, :, :, :, : shape[1]] = kept
 
     def run(self, step: Step) -> Tensor:
@@ -144,5 +138,25 @@ class _Graph:
                 right = new[:, -1:] + torch.arange(1, mine.shape[1] - width + 1)
                 mine[:rows, width:].copy_(right)
         self._step.last[:rows].copy_(step.last)
-        self._graph.replay()
-        return self._scores[:rows].clone()
+        return self._replay()[:rows].clone()
+
+
+def capture(work: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
+    """Capture work on a CUDA device; what is returned does it again and gives its result, which is
+    overwritten the next time.
+    """
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(_WARM_UPS):
+            work()
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = work()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return result
+
+    return replay

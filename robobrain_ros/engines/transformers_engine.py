@@ -280,7 +280,8 @@ class TransformersEngine:
     def _check_memory(self, parts: _Parts, prompt: Prompt, request: GenerationRequest) -> None:
         """Refuse a request that won't fit before it runs. Raises EngineOutOfMemory."""
         tokens = prompt.length + request.max_new_tokens
-        rows, columns = parts.rows.shape_for(len(self._writings) + 1, tokens)
+        most = max(tokens, *(writing.most_tokens for writing in self._writings), 0)
+        rows, columns = parts.rows.shape_for(len(self._writings) + 1, most)
         # Old and new rows are there together while they grow.
         grown = rows * columns * parts.language.column_bytes
         need = (grown if grown > parts.rows.nbytes else 0) + parts.reader.reading_bytes(prompt)

@@ -45,6 +45,11 @@ class Writing:
         self._encoded = time.monotonic()
         self._first_token = self._encoded
 
+    @property
+    def most_tokens(self) -> int:
+        """Columns that it may take in the end."""
+        return self.prompt.length + self.request.max_new_tokens
+
     def open(self) -> list[int]:
         """Return the tokens with which the answer must begin; they are read with the prompt."""
         opening = self._forced()

@@ -24,6 +24,7 @@ from robobrain_ros.coordinates import boxes_to_image_pixels, to_image_pixels
 from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import Engine, Generation, GenerationRequest, generate
 from robobrain_ros.families import Think
+from robobrain_ros.forms import answer_form
 from robobrain_ros.nano.dataset import NAMES, Scene, describe
 from robobrain_ros.nano.questions import COLOUR_TEXT, COUNT_TEXT, PRESENCE_TEXT
 from robobrain_ros.nano.views import visible_labels
@@ -130,7 +131,9 @@ def ask(engine: Engine, scene: Scene, question: Question) -> tuple[float, Genera
     """
     prompt = build_prompt(question.kind, question.request, engine.family)
     opening = engine.family.openings[Think.DEFAULT]
-    generation = generate(engine, GenerationRequest(scene.rgb, prompt, opening, _MAX_NEW_TOKENS))
+    form = answer_form(question.kind, engine.family)
+    request = GenerationRequest(scene.rgb, prompt, opening, _MAX_NEW_TOKENS, form)
+    generation = generate(engine, request)
     try:
         answer = parse_answer(question.kind, generation.text, engine.family, opening)
     except AnswerError:

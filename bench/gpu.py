@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine at RoboBrain's real sizes on a CUDA machine, with random weights; needs no ROS.
+
+    python bench/gpu.py                      # 3B and 7B in bf16, int8 and nf4
+    python bench/gpu.py --shapes tiny --device cpu --pairs 1
+
+Settings and reference are those of engine.py. Beside them: the share of the memory bandwidth that
+decoding reaches (bytes of weights that a token needs, over the bandwidth that copying a large
+tensor shows), how many tokens of eight answers come at once, and the memory that is taken. Answers
+of random weights in these precisions differ where sums round differently: the share that agrees
+is printed. The last line is machine-readable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import random_models
+import torch
+from engine import (
+    HEADER,
+    LONG,
+    Scene,
+    at_once,
+    compare,
+    decode_pairs,
+    made_engine,
+    request_for,
+)
+from reference import Question, Reference
+
+from robobrain_ros.engines.loading import Placement, quantization_config
+from robobrain_ros.families import TaskKind
+
+QUANTIZATIONS = {"bf16": "none", "int8": "int8", "nf4": "nf4"}
+_WORDS = 32
+_TOGETHER = 8
+_NAMES = ("red can", "green mug", "blue bottle", "orange bowl")
+
+
+def pictures(count: int) -> list[Scene]:
+    """Noise of 640x480: with random weights it is as good as any picture."""
+    rng = np.random.default_rng(0)
+    shape = (480, 640, 3)
+    return [Scene(rng.integers(0, 255, shape, dtype=np.uint8), _NAMES) for _ in range(count)]
+
+
+def bandwidth(device: str) -> float:
+    """Bytes per second that are read and written when a large tensor is copied."""
+    numbers = torch.empty(2**28 if device == "cuda" else 2**25, device=device)
+    other = torch.empty_like(numbers)
+    best = 0.0
+    for _ in range(5):
+        _wait(device)
+        started = time.perf_counter()
+        other.copy_(numbers)
+        _wait(device)
+        best = max(best, 2 * numbers.nbytes / (time.perf_counter() - started))
+    return best
+
+
+def tokens_together(engine: Any, scene: Scene) -> float:
+    """Tokens per second of several long answers at once."""
+    asked = [
+        replace(request_for(scene.rgb, Question(TaskKind.ASK, f"Describe the {name}.", LONG)))
+        for name in (_NAMES * _TOGETHER)[:_TOGETHER]
+    ]
+    answers = at_once(engine, asked)
+    return sum(one.tokens_out for one in answers) / max(one.decode_s for one in answers)
+
+
+def measure(
+    directory: Path, shape: str, precision: str, device: str, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Measure one shape in one precision, print its table and return its figures."""
+    seen = pictures(options.pairs)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    started = time.perf_counter()
+    engine = made_engine(directory, dtype, QUANTIZATIONS[precision], device)
+    loaded_s = time.perf_counter() - started
+    loading: dict[str, Any] = {}
+    if precision != "bf16":
+        placement = Placement(torch.device(device), dtype, precision)
+        loading["quantization_config"] = quantization_config(placement)
+    reference = Reference(directory, dtype, device, trained=False, **loading)
+    reference.ask(seen[0].rgb, seen[0].questions(_WORDS)[0])
+    result = compare(engine, reference, seen, options.pairs, _WORDS)
+    ours, others = zip(*decode_pairs(engine, reference, seen[0].rgb, options.pairs), strict=True)
+    together = tokens_together(engine, seen[0])
+    token_bytes = _bytes_per_token(reference.model)
+    roofline = median(ours) * token_bytes / options.bandwidth
+    memory = engine.memory()
+    print(f"\n## {shape} {precision}: {engine.description}, loaded in {loaded_s:.0f} s\n\n{HEADER}")
+    for setting in result.pairs:
+        print(result.row(setting))
+    agree = 1 - len(result.different) / result.compared
+    print(
+        f"\ndecode {median(ours):.1f} tokens/s, reference {median(others):.1f}; {together:.0f} "
+        f"tokens/s of {_TOGETHER} at once; {100 * roofline:.0f} % of the bandwidth "
+        f"({token_bytes / 1e9:.2f} GB a token); answers that agree: {100 * agree:.0f} %; "
+        f"images {memory.images / 1e6:.0f} MB, answers {memory.answers / 1e6:.0f} MB, peak "
+        f"{_peak(device) / 1e9:.1f} GB with the reference beside it",
+        flush=True,
+    )
+    engine.close()
+    del reference
+    return {
+        "five_questions_x": round(result.ratio("five questions at once"), 2),
+        "five_in_turn_x": round(result.ratio("five questions in turn"), 2),
+        "new_frame_x": round(result.ratio("new frame"), 2),
+        "clients16_x": round(result.ratio("16 clients"), 2),
+        "decode_x": round(median(a / b for a, b in zip(ours, others, strict=True)), 2),
+        "tokens_per_s": round(median(ours), 1),
+        "roofline": round(roofline, 3),
+        "agree": round(agree, 3),
+        "weights_gb": round(memory.weights / 1e9, 2),
+    }
+
+
+def _bytes_per_token(model: torch.nn.Module) -> int:
+    """Weights that are read for one token: the language layers and the head."""
+    parts = [*model.model.language_model.layers.parameters(), *model.lm_head.parameters()]
+    return sum(part.nbytes for part in parts)
+
+
+def _peak(device: str) -> int:
+    return torch.cuda.max_memory_allocated() if device == "cuda" else 0
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _names(text: str, known: Sequence[str]) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(known):
+        raise argparse.ArgumentTypeError(f"not one of {', '.join(known)}: {', '.join(unknown)}")
+    return names
+
+
+def main() -> None:
+    """Print a table per shape and precision, and the RESULT line."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    shapes, precisions = list(random_models.SHAPES), list(QUANTIZATIONS)
+    parser.add_argument("--shapes", type=lambda text: _names(text, shapes), default=["3B", "7B"])
+    parser.add_argument("--precisions", type=lambda t: _names(t, precisions), default=precisions)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--pairs", type=int, default=3)
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device here: use --device cpu --shapes tiny")
+    options.bandwidth = bandwidth(options.device)
+    name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+    print(f"{date.today()}, {name}, torch {torch.__version__}, {options.bandwidth / 1e9:.0f} GB/s")
+    figures = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for shape in options.shapes:
+            dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
+            directory = random_models.save(shape, Path(folder, shape), dtype=dtype)
+            for precision in options.precisions:
+                key = f"{shape} {precision}"
+                figures[key] = measure(directory, shape, precision, options.device, options)
+    print(
+        "RESULT", json.dumps({"device": name, "bandwidth_gb_s": options.bandwidth / 1e9} | figures)
+    )
+
+
+if __name__ == "__main__":
+    main()
