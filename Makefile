@@ -31,7 +31,7 @@ BUILD_INPUTS := CMakeLists.txt package.xml setup.py cmake/write_executables.py \
 # These are symlinked into install/: an edit takes effect at once, only a new or removed file needs a build.
 LINKED := $(shell find robobrain_ros config $(wildcard launch rviz) -type f -not -path '*/__pycache__/*' | sort)
 # The modules without ROS, whose message types mypy would not know.
-TYPED := $(addprefix robobrain_ros/,tasks.py families.py coordinates.py decoding.py depth.py \
+TYPED := $(addprefix robobrain_ros/,tasks.py families.py forms.py coordinates.py decoding.py depth.py \
   intrinsics.py lift_parameters.py lifted.py ownership.py paths.py registration.py segmentation.py \
   splatting.py surfaces.py transforms.py tf_projection.py pipeline.py errors.py drawing.py engines)
 
@@ -40,10 +40,11 @@ ROS := . $(VENV)/bin/activate && . install/setup.bash && \
   export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_DOMAIN_ID=$$((RANDOM % 100 + 1)) && \
   export FASTRTPS_DEFAULT_PROFILES_FILE=$(CURDIR)/config/fastdds_large_images.xml
 
-.PHONY: help setup build test lint demo nano nano-eval bench-lift clean FORCE
+.PHONY: help setup build test lint demo nano nano-eval bench-lift bench-engine bench-grammar \
+  bench-node bench-busy clean FORCE
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(DONE)/graphics ## the virtual environment .venv with all that is needed, once
 
@@ -75,6 +76,18 @@ nano-eval: $(DONE)/graphics ## accuracy of the nano model on unseen scenes
 
 bench-lift: $(DONE)/graphics ## how far lifted points are from the truth, ours and as others lift them
 	@. $(VENV)/bin/activate && PYTHONPATH=. OMP_NUM_THREADS=1 python bench/lift.py $(ARGS)
+
+bench-engine: $(DONE)/graphics ## how much sooner answers come than by plain generate, with the same answers
+	@. $(VENV)/bin/activate && MUJOCO_GL=egl PYTHONPATH=. python bench/engine.py $(ARGS)
+
+bench-grammar: $(DONE)/libraries ## ten thousand answers of random models, held to their form
+	@. $(VENV)/bin/activate && PYTHONPATH=. python bench/grammar.py $(ARGS)
+
+bench-node: $(BUILT) ## what a request costs beside the model, and what idling costs
+	@$(ROS) && python bench/node.py $(ARGS)
+
+bench-busy: $(BUILT) ## how the node answers everything else while its model is busy
+	@$(ROS) && PYTHONPATH=bench:$$PYTHONPATH python bench/busy.py $(ARGS)
 
 clean: ## remove what build made; .venv and the nano model's data stay
 	rm -rf $(BUILT) build/files.txt $(addprefix build/,robobrain_ros $(notdir $(PACKAGES))) install log

@@ -2,7 +2,7 @@
 """What people do today: RoboBrain's own script, one request after the other.
 
 Transformers' image processor, tokenizer and `generate`, greedy, everything read anew for each
-question. Only what would break without torchvision is replaced (the processor class).
+question. Only what would break without torchvision is replaced (the processor class, its resizing).
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from robobrain_ros.coordinates import sent_size
 from robobrain_ros.engines.grammar import Constraint, Grammar, restrict
+from robobrain_ros.engines.patches import resized
 from robobrain_ros.families import FAMILIES, TaskKind
 from robobrain_ros.forms import answer_form
 from robobrain_ros.tasks import build_prompt
@@ -76,7 +78,13 @@ class Reference:
 
     def ask(self, image: NDArray[np.uint8], question: Question) -> str:
         """Answer one question about an image (H, W, 3)."""
-        features = self._images(images=[Image.fromarray(image)], return_tensors="pt")
+        size = self._images.size
+        limits = (size["shortest_edge"], size["longest_edge"])
+        factor = self._images.patch_size * self._images.merge_size
+        sent = sent_size(image.shape[1], image.shape[0], factor, *limits)
+        # Resized as the processor with torchvision does it, which isn't here.
+        pixels = Image.fromarray(resized(image, sent))
+        features = self._images(images=[pixels], return_tensors="pt")
         grid = features["image_grid_thw"]
         content = [{"type": "image"}, {"type": "text", "text": question.prompt}]
         chat = self._tokenizer.apply_chat_template(
@@ -85,7 +93,6 @@ class Reference:
         chat = chat.replace(_PAD, _PAD * (int(grid.prod()) // self._images.merge_size**2))
         ids = self._tokenizer(chat, return_tensors="pt")["input_ids"].to(self._device)
         pad = self._tokenizer.convert_tokens_to_ids(_PAD)
-        sent = tuple(int(side) * self._images.patch_size for side in (grid[0, 2], grid[0, 1]))
         written = self.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),

@@ -58,17 +58,15 @@ def test_answers_are_those_of_reading_everything_each_time(engines):
             assert (answer.tokens_in, answer.sent_size) == (fresh.tokens_in, fresh.sent_size)
 
 
-def test_the_first_question_about_an_image_reads_it_and_the_next_does_not(engines):
+def test_the_first_question_about_an_image_reads_it_and_the_next_does_not(engines, monkeypatch):
     engine, _ = engines
     engine.forget()
     looked = []
-    vision = engine._parts.model.model.visual
-    handle = vision.register_forward_hook(lambda *_: looked.append(True))
-    try:
-        first, second = (generate(engine, ask(FRAMES[0], prompt)) for prompt in PROMPTS[:2])
-        other = generate(engine, ask(FRAMES[1], PROMPTS[0]))
-    finally:
-        handle.remove()
+    vision = engine._parts.reader._vision
+    look = lambda *image: looked.append(True) or vision(*image)  # noqa: E731
+    monkeypatch.setattr(engine._parts.reader, "_vision", look)
+    first, second = (generate(engine, ask(FRAMES[0], prompt)) for prompt in PROMPTS[:2])
+    other = generate(engine, ask(FRAMES[1], PROMPTS[0]))
     assert (first.cached_tokens, other.cached_tokens) == (0, 0)
     assert len(looked) == 2
     image_tokens = engine._encoder.image(FRAMES[0]).tokens

@@ -2,7 +2,7 @@
 """From an image and a prompt to a Qwen-VL model's input tensors, and from its tokens to text.
 
 Transformers' own processor classes need torchvision for videos; still images need only the image
-processor (its PIL variant) and the tokenizer, which are put together here.
+processor's configuration and the tokenizer, which are put together here.
 """
 
 import json
@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer, Qwen2VLImageProcessorPil
 
 from robobrain_ros.coordinates import sent_size
 from robobrain_ros.engines.base import EngineError, GenerationRequest, LoadError
+from robobrain_ros.engines.patches import Patches, resized
 
 _IMAGE_TOKEN = "<|image_pad|>"
 _CONTROL_TOKEN = re.compile(r"<\|[^<>|]*\|>")
@@ -53,11 +53,11 @@ class Encoder:
             for token_id, token in self.tokenizer.added_tokens_decoder.items()
             if _CONTROL_TOKEN.fullmatch(token.content)
         }
-        self._images: Any = Qwen2VLImageProcessorPil.from_pretrained(
-            directory, local_files_only=True
-        )
-        self.factor = self._images.patch_size * self._images.merge_size
-        size = self._images.size
+        processor: Any = Qwen2VLImageProcessorPil.from_pretrained(directory, local_files_only=True)
+        self._patches = Patches(processor)
+        self._merged = processor.merge_size**2  # patches that are one token
+        self.factor = processor.patch_size * processor.merge_size
+        size = processor.size
         self.max_pixels = min(max_pixels or size["longest_edge"], size["longest_edge"])
         # Room below the cap, where it is lower than the checkpoint's own minimum.
         self.min_pixels = min(size["shortest_edge"], self.max_pixels // 2)
@@ -71,24 +71,17 @@ class Encoder:
         """Make the model's input of an image (H, W, 3). Raises EngineError for one that the model
         can't take.
         """
-        image, size = self._resized(rgb)
-        features = self._images(
-            images=[image],
-            size={"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels},
-            return_tensors="pt",
-        )
-        grid = features["image_grid_thw"]
-        seen = (
-            int(grid[0, 2]) * self._images.patch_size,
-            int(grid[0, 1]) * self._images.patch_size,
-        )
-        if seen != size:
+        if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
             raise EngineError(
-                f"The image was sent at {size[0]}x{size[1]} pixels and the processor made it "
-                f"{seen[0]}x{seen[1]}, so coordinates would be wrong: report the model's name."
+                f"The image is {rgb.dtype} of shape {rgb.shape}: give uint8 RGB of shape (H, W, 3)."
             )
-        tokens = int(grid.prod()) // self._images.merge_size**2
-        return EncodedImage(features["pixel_values"], grid, size, tokens)
+        height, width = rgb.shape[:2]
+        try:
+            size = sent_size(width, height, self.factor, self.min_pixels, self.max_pixels)
+        except ValueError as error:
+            raise EngineError(f"The model can't take this image: {error}.") from error
+        pixel_values, grid = self._patches(resized(rgb, size))
+        return EncodedImage(pixel_values, grid, size, int(grid.prod()) // self._merged)
 
     def is_image(self, ids: torch.Tensor) -> torch.Tensor:
         """Tell which tokens (1, T) stand for an image, as int32."""
@@ -109,23 +102,6 @@ class Encoder:
             return decoder.step(self.tokenizer.backend_tokenizer, token_id) or ""
 
         return text_of
-
-    def _resized(self, rgb: NDArray[np.uint8]) -> tuple[Image.Image, tuple[int, int]]:
-        """Resize a camera image (H, W, 3) as the processor would, to a size that it then keeps."""
-        if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
-            raise EngineError(
-                f"The image is {rgb.dtype} of shape {rgb.shape}: give uint8 RGB of shape (H, W, 3)."
-            )
-        height, width = rgb.shape[:2]
-        try:
-            size = sent_size(width, height, self.factor, self.min_pixels, self.max_pixels)
-        except ValueError as error:
-            raise EngineError(f"The model can't take this image: {error}.") from error
-        image = Image.fromarray(np.ascontiguousarray(rgb))
-        if image.size != size:
-            # PIL's bicubic averages when it scales down, like the processors; OpenCV's doesn't.
-            image = image.resize(size, Image.Resampling.BICUBIC)
-        return image, size
 
     def token_ids(self, request: GenerationRequest, image_tokens: int) -> torch.Tensor:
         """Chat template around the prompt, the opening after it, as token ids (1, T) int64."""

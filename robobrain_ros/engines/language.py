@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from robobrain_ros.engines.linear import linear, product
+
 # Up to this many new tokens a row, plain products are faster than the fused kernel.
 _FEW_TOKENS = 16
 
@@ -36,11 +38,13 @@ class Rope:
 class Reach:
     """Where a step's tokens go in the cache, and what they see.
 
-    columns: (B, T) int64, the cache column of each new token. length: columns that are looked at.
+    rows: (B, 1) and columns: (B, T), int64, where each new token goes. length: columns that are
+    looked at.
     mask: (B, 1, T, length), added to the scores; None where one token sees them all, or where the
     tokens are the first ones (`causal`). Of `LanguageModel.reach`.
     """
 
+    rows: Tensor
     columns: Tensor
     length: int
     mask: Tensor | None = None
@@ -114,13 +118,14 @@ class LanguageModel:
         count = columns.shape[1]
         needed = int(columns.max()) + 1 if length is None else length
         on_device = columns.to(self.device)
+        rows = torch.arange(len(columns), device=self.device)[:, None]
         if length is None and columns.numel() == 1:
-            return Reach(on_device, needed)
+            return Reach(rows, on_device, needed)
         if length is None and len(columns) == 1 and count == needed and count > _FEW_TOKENS:
-            return Reach(on_device, needed, causal=True)
+            return Reach(rows, on_device, needed, causal=True)
         unseen = torch.arange(needed, device=self.device) > on_device[:, None, :, None]
         mask = torch.zeros(unseen.shape, dtype=self.dtype, device=self.device)
-        return Reach(on_device, needed, mask.masked_fill_(unseen, float("-inf")))
+        return Reach(rows, on_device, needed, mask.masked_fill_(unseen, float("-inf")))
 
     def hidden(
         self, x: Tensor, rope: Rope, reach: Reach, cache: Tensor, deep: Sequence[Tensor] = ()
@@ -138,7 +143,7 @@ class LanguageModel:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores (B, V) of the next token, from `hidden` (B, C) of the last one."""
-        return self._head(_norm(hidden, self._norm))
+        return linear(_norm(hidden, self._norm), self._head)
 
 
 class _Layer:
@@ -160,9 +165,9 @@ class _Layer:
 
     def __call__(self, x: Tensor, rope: Rope, reach: Reach, cache: Tensor) -> Tensor:
         """x: (B, T, C). cache: (2, B, key heads, columns, head width) of this layer."""
-        x = x + self._out(self._attended(_norm(x, self._before), rope, reach, cache))
+        x = x + linear(self._attended(_norm(x, self._before), rope, reach, cache), self._out)
         gate, up = self._gate_up(_norm(x, self._between)).chunk(2, -1)
-        return x + self._down(F.silu(gate) * up)
+        return x + linear(F.silu(gate) * up, self._down)
 
     def _attended(self, x: Tensor, rope: Rope, reach: Reach, cache: Tensor) -> Tensor:
         rows, count, _ = x.shape
@@ -177,6 +182,12 @@ class _Layer:
         _write(cache, keys_values, reach)
         query = mixed[:, :, : self._heads]
         keys, values = cache[:, :, :, : reach.length]
+        if count == 1:  # query heads that share a key are queries of its head
+            shared = query.reshape(rows, self._key_heads, -1, query.shape[-1])
+            attended = F.scaled_dot_product_attention(
+                shared, keys, values, reach.mask, scale=self._scale
+            )
+            return attended.reshape(rows, 1, -1)
         if count > _FEW_TOKENS:
             attended = F.scaled_dot_product_attention(
                 query.transpose(1, 2), keys, values, reach.mask, is_causal=reach.causal,
@@ -218,7 +229,7 @@ class _Together:
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._weight is not None:
-            return F.linear(x, self._weight, self._bias)
+            return product(x, self._weight, self._bias)
         return torch.cat([module(x) for module in self._modules], -1)
 
 
@@ -233,12 +244,10 @@ def _side_by_side(modules: list[nn.Linear], name: str) -> Tensor:
 
 def _write(cache: Tensor, keys_values: Tensor, reach: Reach) -> None:
     """Put keys and values (B, T, 2, key heads, head width) into their columns."""
-    rows, count = keys_values.shape[:2]
     if reach.causal:
-        cache[:, :, :, :count] = keys_values.permute(2, 0, 3, 1, 4)
-        return
-    index = torch.arange(rows, device=cache.device)[:, None]
-    cache[:, index, :, reach.columns] = keys_values
+        cache[:, :, :, : keys_values.shape[1]] = keys_values.permute(2, 0, 3, 1, 4)
+    else:
+        cache[:, reach.rows, :, reach.columns] = keys_values
 
 
 def _norm(x: Tensor, norm: nn.Module) -> Tensor:

@@ -15,6 +15,7 @@ from robobrain_ros.engines.language import LanguageModel
 from robobrain_ros.engines.memory import reading_bytes
 from robobrain_ros.engines.prefixes import Prefix, PrefixCache, digest
 from robobrain_ros.engines.rows import Rows
+from robobrain_ros.engines.vision import VisionTower
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,7 @@ class Reader:
         self._encoder = encoder
         self._language = language
         self._prefixes = prefixes
+        self._vision = VisionTower(model.model.visual)
 
     def prompt(self, request: GenerationRequest) -> Prompt:
         """Encode a request; of an image that is known, nothing but its number of tokens is needed.
@@ -117,20 +119,20 @@ class Reader:
         )
         return positions[:, 0], int(offset)
 
-    def _with_image(self, x: Tensor, ids: Tensor, image: EncodedImage) -> tuple[Tensor, list]:
+    def _with_image(
+        self, x: Tensor, ids: Tensor, image: EncodedImage
+    ) -> tuple[Tensor, list[Tensor]]:
         """Put the image's features in their tokens' places (1, T, C); returns what is to be added
         to all tokens after the first layers, (T, C) each, too.
         """
-        device, dtype = self._language.device, self._language.dtype
-        seen = self._model.model.get_image_features(
-            image.pixel_values.to(device), image.grid.to(device), return_dict=True
-        )
+        device = self._language.device
+        seen = self._vision(image.pixel_values.to(device), image.grid)
         at = self._encoder.is_image(ids)[0].to(device).bool()
-        x[0, at] = torch.cat(list(seen.pooler_output)).to(dtype)
+        x[0, at] = seen.tokens
         deep = []
-        for layer in getattr(seen, "deepstack_features", None) or ():
+        for layer in seen.deepstack:
             added = torch.zeros_like(x[0])
-            added[at] = torch.cat(list(layer)).to(dtype)
+            added[at] = layer
             deep.append(added)
         return x, deep
 

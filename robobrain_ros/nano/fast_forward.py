@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from robobrain_ros.engines.vision import patch_grid
+
 
 def window_order(rows: int, columns: int, window: int) -> Tensor:
     """Raster indices of `rows` x `columns` image tokens in window-major order, (rows*columns,).
@@ -61,21 +63,10 @@ class FastForward:
         self.vision_config = model.config.vision_config
         self.text_config = model.config.text_config
         merge = self.vision_config.spatial_merge_size
-        window = self.vision_config.window_size // merge // self.vision_config.patch_size
-        self.order = window_order(rows, columns, window)
-        self.raster = torch.argsort(self.order)
-        self.windows = rows * columns // window**2
-        self.cos, self.sin = self._vision_rotary(rows, columns, merge)
-
-    def _vision_rotary(self, rows: int, columns: int, merge: int) -> tuple[Tensor, Tensor]:
-        row = torch.arange(rows * merge).view(rows, 1, merge, 1)
-        column = torch.arange(columns * merge).view(1, columns, 1, merge)
-        shape = (rows, columns, merge, merge)
-        positions = torch.stack([row.expand(shape), column.expand(shape)]).reshape(2, -1, merge**2)
-        positions = positions[:, self.order].reshape(2, -1)
-        angles = positions[..., None].float() * self.visual.rotary_pos_emb.inv_freq.float().cpu()
-        angles = torch.cat([angles[0], angles[1]], -1).repeat(1, 2)
-        return angles.cos(), angles.sin()
+        grid = patch_grid(self.visual, torch.tensor([[1, rows * merge, columns * merge]]))
+        self.raster = torch.argsort(grid.order)
+        [(self.windows, _)] = grid.windows  # all of one size, see `window_order`
+        self.cos, self.sin = grid.cos[:, 0], grid.sin[:, 0]
 
     def image_tokens(self, patches: Tensor) -> Tensor:
         """Embed images.
@@ -91,7 +82,7 @@ class FastForward:
         kernel = self.visual.patch_embed.proj.weight.sum(2).flatten(1)
         x = F.linear(patches, kernel)
         batch, count, width = x.shape
-        cos, sin = self.cos[:, None].to(x.dtype), self.sin[:, None].to(x.dtype)
+        cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
         heads = self.vision_config.num_heads
         for index, block in enumerate(self.visual.blocks):
             full = index in self.vision_config.fullatt_block_indexes

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The brain node with a 10 Hz timer that tells how late it is: `python -m busy_brain`."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.executors import Executor
+from rclpy.node import Node
+from std_msgs.msg import Float64
+
+from robobrain_ros import brain_node
+
+PERIOD_S = 0.1
+
+
+class BusyBrain(brain_node.BrainNode):
+    """Publishes on `~/late` by how many seconds each tick of the timer came late."""
+
+    def __init__(self, executor: Executor, cameras: Node) -> None:
+        super().__init__(executor, cameras)
+        self._late = self.create_publisher(Float64, "~/late", 10)
+        self._next = time.monotonic() + PERIOD_S
+        self.create_timer(PERIOD_S, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _tick(self) -> None:
+        self._late.publish(Float64(data=time.monotonic() - self._next))
+        self._next += PERIOD_S
+
+
+if __name__ == "__main__":
+    brain_node.BrainNode = BusyBrain
+    sys.exit(brain_node.main())
