@@ -172,47 +172,62 @@ HEADER = (
 )
 
 
-def compare(
-    engine: TransformersEngine, reference: Reference, seen: Sequence[Scene], pairs: int, words: int
-) -> Comparison:
-    """All settings but decode."""
+def compare(bench: Bench, seen: Sequence[Scene], pairs: int, words: int) -> Comparison:
+    """All settings but decode. Each is asked about a picture of its own, a pixel of the scene's
+    changed: the engine has not seen it.
+    """
     result = Comparison()
-    worker_engine = Shared(engine)
     for number in range(pairs):
         scene = seen[number % len(seen)]
-        asked = scene.questions(words)
-        requests = [request_for(scene.rgb, question) for question in asked]
-
-        def others(asked: list[Question], scene: Scene = scene) -> Callable[[], list[str]]:
-            return lambda: [reference.ask(scene.rgb, question) for question in asked]
-
-        def fresh(run: Callable, asked: list[GenerationRequest]) -> Callable[[], list[Generation]]:
-            engine.forget()
-            return lambda: run(engine, asked)
-
-        result.add("five questions in turn", fresh(in_turn, requests), others(asked))
-        result.add("five questions at once", fresh(at_once, requests), others(asked))
-        result.add("new frame", fresh(in_turn, requests[:1]), others(asked[:1]))
+        asked, clients = scene.questions(words), scene.clients(words)
+        settings = [
+            ("five questions in turn", in_turn, asked),
+            ("five questions at once", at_once, asked),
+            ("new frame", in_turn, asked[:1]),
+        ]
         if number < max(1, pairs // 2):
-            clients = scene.clients(words)
-            of_clients = [request_for(scene.rgb, question) for question in clients]
-            engine.forget()
+            settings.append(("16 clients", None, clients))
+        for index, (setting, how, questions) in enumerate(settings):
+            picture = scene.rgb.copy()
+            picture[0, 0] = (number, index, 0)
             result.add(
-                "16 clients", lambda asked=of_clients: worker_engine.ask(asked), others(clients)
+                setting,
+                lambda how=how, p=picture, q=questions: bench.ours(how, p, q),
+                lambda p=picture, q=questions: bench.theirs(p, q),
             )
-    worker_engine.close()
     return result
 
 
-class Shared:
-    """An engine on its worker's thread, asked by a thread per client."""
+class Bench:
+    """Engine and reference on the engine worker's thread, where all else that computes is, too: on
+    two threads, OpenMP would have twice as many threads as there are cores, and both be slower.
+    """
 
-    def __init__(self, engine: Engine) -> None:
-        # torch's thread pool belongs to the thread that made the engine; it may be used by another.
-        self._worker = EngineWorker(lambda: _Kept(engine), max_batch=CLIENTS, max_pending=CLIENTS)
+    def __init__(
+        self, make: Callable[[], TransformersEngine], make_reference: Callable[[], Reference]
+    ) -> None:
+        self._worker = EngineWorker(make, max_batch=CLIENTS, max_pending=CLIENTS)
         self._pool = ThreadPoolExecutor(CLIENTS)
+        self.engine: Any = self._worker.ready.result()
+        self.reference = self.run(lambda engine: make_reference())
 
-    def ask(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+    def run(self, call: Callable[[TransformersEngine], Any]) -> Any:
+        """Call on the worker's thread."""
+
+        def work(engine: Any) -> Any:
+            return call(engine)
+            yield
+
+        return self._worker.submit(work).result()
+
+    def ours(
+        self, how: Callable | None, picture: NDArray[np.uint8], asked: Sequence[Question]
+    ) -> list[Generation]:
+        """Ask the engine; how: `in_turn`, `at_once`, or None for a client's thread for each."""
+        requests = [request_for(picture, question) for question in asked]
+        if how is not None:
+            return self.run(lambda engine: how(engine, requests))
+
         def work(request: GenerationRequest) -> Callable:
             def steps(engine: Engine) -> Any:
                 return (yield request)
@@ -221,22 +236,15 @@ class Shared:
 
         return list(self._pool.map(lambda one: self._worker.submit(work(one)).result(), requests))
 
+    def theirs(self, picture: NDArray[np.uint8], asked: Sequence[Question]) -> list[str]:
+        """Ask the reference."""
+        return self.run(lambda _: [self.reference.ask(picture, question) for question in asked])
+
     def close(self) -> None:
+        """Free both models."""
+        del self.reference
         self._pool.shutdown()
         self._worker.close()
-
-
-class _Kept:
-    """An engine that its worker must not close."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def close(self) -> None:
-        pass
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
 
 
 def decode_pairs(
@@ -273,20 +281,24 @@ def made_engine(directory: Path, dtype: torch.dtype | None, quantization: str, d
 def run(name: str, directory: Path, dtype: torch.dtype, pairs: int, seen: list[Scene]) -> dict:
     """Measure one model, print its table, and return its figures."""
     trained = name == "nano"
-    engine = made_engine(directory, dtype, "none", "cpu")
-    reference = Reference(directory, dtype, "cpu", trained)
-    reference.ask(seen[-1].rgb, seen[-1].questions(_WORDS)[0])  # what is slow the first time
-    result = compare(engine, reference, seen, pairs, 64 if trained else _WORDS)
-    print(f"\n{name}: {engine.description}\n\n{HEADER}")
+    bench = Bench(
+        lambda: made_engine(directory, dtype, "none", "cpu"),
+        lambda: Reference(directory, dtype, "cpu", trained),
+    )
+    compare(bench, seen[-1:], 1, _WORDS)  # what is slow the first time
+    result = compare(bench, seen, pairs, 64 if trained else _WORDS)
+    print(f"\n{name}: {bench.engine.description}\n\n{HEADER}")
     for setting in result.pairs:
         print(result.row(setting))
-    ours, others = zip(*decode_pairs(engine, reference, seen[0].rgb, pairs), strict=True)
+    picture = seen[0].rgb
+    rates = bench.run(lambda engine: decode_pairs(engine, bench.reference, picture, pairs))
+    ours, others = zip(*rates, strict=True)
     decode = median(mine / other for mine, other in zip(ours, others, strict=True))
     print(f"decode: {median(ours):.0f} tokens/s, reference {median(others):.0f}, {decode:.2f}x")
     print(f"answers compared: {result.compared}, different: {len(result.different)}", flush=True)
     for mine, other in result.different[:3]:
         print(f"  ours {mine!r}\n  reference {other!r}")
-    engine.close()
+    bench.close()
     return {
         "five_questions_x": round(result.ratio("five questions at once"), 2),
         "five_in_turn_x": round(result.ratio("five questions in turn"), 2),

@@ -187,9 +187,7 @@ def test_long_thoughts_do_not_hold_up_a_point(thinker):
         answers = list(
             pool.map(lambda _: thinker.point_to("the cup", image=picture, max_points=1), range(4))
         )
-    assert all(
-        answer.error_code in (ErrorCode.NONE, ErrorCode.EMPTY_ANSWER) for answer in answers
-    )
+    assert all(answer.error_code in (ErrorCode.NONE, ErrorCode.EMPTY_ANSWER) for answer in answers)
     for thought in thoughts:
         before = len(thought.feedback)
         thought.news.clear()

@@ -13,7 +13,6 @@ import tiny_checkpoints  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from robobrain_ros.engines import linear as products  # noqa: E402
-from robobrain_ros.engines.linear import linear, product  # noqa: E402
 from robobrain_ros.engines.patches import Patches, resized  # noqa: E402
 from robobrain_ros.engines.vision import VisionTower, patch_grid  # noqa: E402
 from robobrain_ros.nano.architecture import MODEL_DIRECTORY, build_image_processor  # noqa: E402
@@ -150,39 +149,12 @@ def test_only_one_still_image(directories, grid):
         VisionTower(visual)(torch.zeros(int(grid.prod(1).sum()), 1176), grid)
 
 
-class TestLinear:
-    x = torch.randn(50, 24, generator=torch.Generator().manual_seed(0))
-
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-    @pytest.mark.parametrize("rows", [1, 50])
-    @pytest.mark.parametrize("bias", [True, False])
-    def test_is_what_the_layer_computes(self, dtype, rows, bias):
-        layer = torch.nn.Linear(24, 7, bias=bias).to(dtype)
-        x = self.x[:rows].to(dtype)
-        with torch.no_grad():
-            torch.testing.assert_close(linear(x, layer), layer(x))
-            torch.testing.assert_close(linear(x[None], layer), layer(x[None]))
-
-    def test_a_derived_layer_computes_itself(self):
-        class Doubled(torch.nn.Linear):
-            def forward(self, x):
-                return 2 * super().forward(x)
-
-        layer = Doubled(24, 7)
-        with torch.no_grad():
-            torch.testing.assert_close(linear(self.x, layer), layer(self.x))
-
-    def test_gradients_are_not_lost(self):
-        weight = torch.randn(7, 24, requires_grad=True)
-        product(self.x, weight).sum().backward()
-        torch.testing.assert_close(weight.grad, self.x.sum(0).expand(7, -1))
-
-    def test_works_without_onednn(self, directories, monkeypatch):
-        visual = load(directories["qwen2_5_vl"])
-        seen = picture(visual, 17, 23)
-        expected = by_us(VisionTower(visual), *seen)
-        monkeypatch.setattr(products, "_ONEDNN", False)
-        assert difference(by_us(VisionTower(visual), *seen), expected) < 1e-5
+def test_works_without_onednn(directories, monkeypatch):
+    visual = load(directories["qwen2_5_vl"])
+    seen = picture(visual, 17, 23)
+    expected = by_us(VisionTower(visual), *seen)
+    monkeypatch.setattr(products, "_ONEDNN", False)
+    assert difference(by_us(VisionTower(visual), *seen), expected) < 1e-5
 
 
 class TestPatches:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from robobrain_ros.engines.linear import linear, product
+from robobrain_ros.engines.linear import LaidOut
 
 # Up to this many new tokens a row, plain products are faster than the fused kernel.
 _FEW_TOKENS = 16
@@ -54,8 +54,8 @@ class Reach:
 class LanguageModel:
     """Runs the layers of `model` over a cache (layers, 2, B, key heads, columns, head width).
 
-    Nothing is copied: weights that are used together are laid side by side in memory and the
-    library's modules keep looking at their parts.
+    It takes the model's weights: what is used together is laid side by side in memory, and the
+    library's own forward can't be used any more.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -143,7 +143,7 @@ class LanguageModel:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores (B, V) of the next token, from `hidden` (B, C) of the last one."""
-        return linear(_norm(hidden, self._norm), self._head)
+        return self._head(_norm(hidden, self._norm))
 
 
 class _Layer:
@@ -165,9 +165,9 @@ class _Layer:
 
     def __call__(self, x: Tensor, rope: Rope, reach: Reach, cache: Tensor) -> Tensor:
         """x: (B, T, C). cache: (2, B, key heads, columns, head width) of this layer."""
-        x = x + linear(self._attended(_norm(x, self._before), rope, reach, cache), self._out)
+        x = x + self._out(self._attended(_norm(x, self._before), rope, reach, cache))
         gate, up = self._gate_up(_norm(x, self._between)).chunk(2, -1)
-        return x + linear(F.silu(gate) * up, self._down)
+        return x + self._down(F.silu(gate) * up)
 
     def _attended(self, x: Tensor, rope: Rope, reach: Reach, cache: Tensor) -> Tensor:
         rows, count, _ = x.shape
@@ -220,26 +220,18 @@ class _Together:
 
     def __init__(self, modules: list[nn.Linear]) -> None:
         self._modules = modules
-        self._weight: Tensor | None = None
-        self._bias: Tensor | None = None
+        self._whole: LaidOut | None = None
         if all(type(module) is nn.Linear for module in modules):  # quantized ones derive from it
-            self._weight = _side_by_side(modules, "weight")
-            if modules[0].bias is not None:
-                self._bias = _side_by_side(modules, "bias")
+            weight = torch.cat([module.weight.detach() for module in modules])
+            biases = [module.bias.detach() for module in modules if module.bias is not None]
+            self._whole = LaidOut(weight, torch.cat(biases) if biases else None)
+            for module in modules:  # one copy is enough
+                module.weight.data = weight.new_empty(0)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self._weight is not None:
-            return product(x, self._weight, self._bias)
+        if self._whole is not None:
+            return self._whole(x)
         return torch.cat([module(x) for module in self._modules], -1)
-
-
-def _side_by_side(modules: list[nn.Linear], name: str) -> Tensor:
-    """Lay parameters out one after the other; the modules then look at the parts."""
-    parts = [getattr(module, name) for module in modules]
-    whole = torch.cat([part.detach() for part in parts])
-    for part, view in zip(parts, whole.split([len(part) for part in parts]), strict=True):
-        part.data = view
-    return whole
 
 
 def _write(cache: Tensor, keys_values: Tensor, reach: Reach) -> None:

@@ -27,6 +27,7 @@ from robobrain_ros.engines.checkpoint import Checkpoint, check_checkpoint, find_
 from robobrain_ros.engines.encoding import Encoder
 from robobrain_ros.engines.grammar import Grammar
 from robobrain_ros.engines.language import LanguageModel
+from robobrain_ros.engines.linear import lay_out
 from robobrain_ros.engines.loading import (
     Placement,
     choose_placement,
@@ -326,6 +327,7 @@ class _Parts:
         progress: Callable[[str], None],
     ) -> _Parts:
         language = LanguageModel(model)
+        lay_out(model)
         rows = Rows(language)
         reader = Reader(model, encoder, language, prefixes)
         if language.device.type == "cuda":

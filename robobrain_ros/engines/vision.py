@@ -20,7 +20,7 @@ from transformers.vision_utils import (
     get_vision_window_index,
 )
 
-from robobrain_ros.engines.linear import linear, product
+from robobrain_ros.engines.linear import LaidOut, product
 
 Windows = tuple[tuple[int, int], ...]
 """How many attention windows, and how many patches each, for windows that follow each other."""
@@ -110,6 +110,8 @@ class VisionTower:
     def __init__(self, visual: PreTrainedModel) -> None:
         """`visual`: the model's own tower, whose weights are used where they are."""
         self._visual = visual
+        kernel = visual.patch_embed.proj
+        self._kernel = LaidOut(kernel.weight.flatten(1), kernel.bias)
         self._full = getattr(visual, "fullatt_block_indexes", range(len(visual.blocks)))
         self._deep = dict(
             zip(
@@ -140,7 +142,7 @@ class VisionTower:
     def _look(self, pixel_values: Tensor, grid: PatchGrid) -> ImageFeatures:
         visual = self._visual
         kernel = visual.patch_embed.proj
-        x = product(pixel_values.to(kernel.weight.dtype), kernel.weight.flatten(1), kernel.bias)
+        x = self._kernel(pixel_values.to(kernel.weight.dtype))
         if grid.places is not None and grid.shares is not None:
             x += (visual.pos_embed(grid.places) * grid.shares[..., None]).sum(1).to(x.dtype)
         if grid.order is not None:
@@ -161,7 +163,7 @@ class VisionTower:
 
 def _attended(x: Tensor, attention: nn.Module, grid: PatchGrid, windows: Windows) -> Tensor:
     """Attention of patches (N, C) within their windows."""
-    qkv = linear(x, attention.qkv).view(len(x), 3, attention.num_heads, -1)
+    qkv = attention.qkv(x).view(len(x), 3, attention.num_heads, -1)
     query, key = _turned(qkv[:, :2], grid).unbind(1)
     seen, first = [], 0
     for window in windows:
@@ -169,7 +171,7 @@ def _attended(x: Tensor, attention: nn.Module, grid: PatchGrid, windows: Windows
         parts = [t[some].unflatten(0, window).transpose(1, 2) for t in (query, key, qkv[:, 2])]
         seen.append(_attend(*parts, scale=attention.scaling))
         first = some.stop
-    return linear(torch.cat(seen) if len(seen) > 1 else seen[0], attention.proj)
+    return attention.proj(torch.cat(seen) if len(seen) > 1 else seen[0])
 
 
 def _turned(x: Tensor, grid: PatchGrid) -> Tensor:
@@ -212,9 +214,9 @@ def _attend_long(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Ten
 def _mixed(x: Tensor, mlp: nn.Module) -> Tensor:
     """A block's second half: gated in Qwen2.5-VL, plain in Qwen3-VL."""
     if hasattr(mlp, "gate_proj"):
-        gate = mlp.act_fn(linear(x, mlp.gate_proj))
-        return linear(gate.mul_(linear(x, mlp.up_proj)), mlp.down_proj)
-    return linear(mlp.act_fn(linear(x, mlp.linear_fc1)), mlp.linear_fc2)
+        gate = mlp.act_fn(mlp.gate_proj(x))
+        return mlp.down_proj(gate.mul_(mlp.up_proj(x)))
+    return mlp.linear_fc2(mlp.act_fn(mlp.linear_fc1(x)))
 
 
 def _merged(x: Tensor, merger: nn.Module) -> Tensor:
@@ -227,7 +229,7 @@ def _merged(x: Tensor, merger: nn.Module) -> Tensor:
             x = x.view(-1, merger.hidden_size)
         x = merger.norm(x).view(-1, merger.hidden_size)
         first, activation, second = merger.linear_fc1, merger.act_fn, merger.linear_fc2
-    return linear(activation(linear(x, first)), second)
+    return second(activation(first(x)))
 
 
 def _normed(x: Tensor, norm: nn.Module) -> Tensor:
