@@ -90,7 +90,7 @@ class InferAction:
 
     def _watch(self) -> None:
         """Stop the work for clients that are gone: of those that listened when their goal came,
-        nobody is left.
+        nobody is left. (rclpy doesn't tell which of them sent it.)
         """
         if not self._stops:
             return

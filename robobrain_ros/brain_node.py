@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import threading
 import time
@@ -37,6 +38,8 @@ from robobrain_ros.waiting import Waiting
 
 _UNLOAD_S = 60.0
 _DRAIN_S = 2.0
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEPT_BYTES = 32 << 20
 
 
 def _caught(transition: Callable) -> Callable:
@@ -259,6 +262,7 @@ def _wants(request: ChangeState.Request, transition_id: int, label: str) -> bool
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; returns the exit status."""
     stop = until_signalled()
+    _keep_freed_memory()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
         return _run(stop)
@@ -267,6 +271,16 @@ def main(args: list[str] | None = None) -> int:
         return 1
     finally:
         rclpy.shutdown()
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what images leave behind: given back and taken again, each page of each frame
+    would be a fault.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc only
+    if mallopt is not None:
+        for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+            mallopt(option, _KEPT_BYTES)
 
 
 def _run(stop: threading.Event) -> int:
@@ -280,7 +294,9 @@ def _run(stop: threading.Event) -> int:
     main_thread = SpinThread("robobrain", on_failure)
     # Named for this node alone: a __node remap is meant for `robobrain`.
     cameras = rclpy.create_node(
-        "robobrain_cameras", cli_args=["--ros-args", "-r", "__node:=robobrain_cameras"]
+        "robobrain_cameras",
+        cli_args=["--ros-args", "-r", "__node:=robobrain_cameras"],
+        start_parameter_services=False,  # each frame would wait on them, too
     )
     brain = BrainNode(main_thread.executor, cameras)
     camera_thread.executor.add_node(cameras)

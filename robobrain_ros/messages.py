@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import cv2
@@ -54,6 +55,8 @@ def rgb_from(message: Image | CompressedImage) -> NDArray[np.uint8]:
     try:
         if isinstance(message, CompressedImage):
             return decode_color(message.data, message.format)
+        if message.encoding == "rgb8" and message.step == 3 * message.width:
+            return _as_it_is(message, np.uint8, 3)
         return np.ascontiguousarray(_BRIDGE.imgmsg_to_cv2(message, desired_encoding="rgb8"))
     except (CvBridgeError, cv2.error, ValueError, TypeError, KeyError) as error:
         raise BrainError(
@@ -61,6 +64,13 @@ def rgb_from(message: Image | CompressedImage) -> NDArray[np.uint8]:
             f"The image ({_described(message)}) can't be decoded: {error}. "
             "Send rgb8, bgr8, rgba8 or mono8, or these compressed as JPEG or PNG.",
         ) from error
+
+
+def _as_it_is(message: Image, kind: type, *channels: int) -> NDArray:
+    """Look at a message's pixels without copying them; (H, W, *channels), not to be written to."""
+    pixels = np.frombuffer(message.data, kind).reshape(message.height, message.width, *channels)
+    pixels.flags.writeable = False
+    return pixels
 
 
 def _described(message: Image | CompressedImage) -> str:
@@ -113,6 +123,9 @@ def _depth_from(message: Image | CompressedImage) -> tuple[NDArray[np.generic], 
     """Return the array as it came and its encoding."""
     if isinstance(message, CompressedImage):
         return decode_compressed_depth(message.data, message.format)
+    in_order = message.is_bigendian == (sys.byteorder == "big")
+    if message.encoding == "16UC1" and message.step == 2 * message.width and in_order:
+        return _as_it_is(message, np.uint16), message.encoding
     return _BRIDGE.imgmsg_to_cv2(message, desired_encoding="passthrough"), message.encoding
 
 

@@ -11,6 +11,7 @@ from geometry_msgs.msg import PoseArray
 from nav_msgs.msg import Path
 from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNode
+from rclpy.publisher import Publisher
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from tf2_ros import TransformBroadcaster
@@ -43,7 +44,7 @@ class Outputs:
         self, rgb: NDArray[np.uint8], result: Result, words: str, header: Header
     ) -> Image | None:
         """Draw the answer if somebody subscribes to the annotated image."""
-        if not self._picture.get_subscription_count():
+        if not _is_heard(self._picture):
             return None
         return messages.image_from(draw(rgb, result, words), header)
 
@@ -56,11 +57,20 @@ class Outputs:
         if result.answer.kind is TaskKind.ASK:
             return
         header = Header(stamp=response.header.stamp, frame_id=frame)
-        self._detections.publish(messages.detections_2d(result, words, response.header))
-        self._boxes.publish(messages.detections_3d(result, words, header))
-        self._poses.publish(messages.poses(result, header))
-        self._markers.publish(messages.markers(result, words, header, MARKER_LIFETIME))
-        if result.answer.kind is TaskKind.TRAJECTORY:
+        if _is_heard(self._detections):
+            self._detections.publish(messages.detections_2d(result, words, response.header))
+        if _is_heard(self._boxes):
+            self._boxes.publish(messages.detections_3d(result, words, header))
+        if _is_heard(self._poses):
+            self._poses.publish(messages.poses(result, header))
+        if _is_heard(self._markers):
+            self._markers.publish(messages.markers(result, words, header, MARKER_LIFETIME))
+        if result.answer.kind is TaskKind.TRAJECTORY and _is_heard(self._path):
             self._path.publish(messages.path(result.points, header))
         prefix = f"{self._frame_prefix}/{result.answer.kind.value}"
         self._transforms.sendTransform(messages.transforms(result, prefix, header))
+
+
+def _is_heard(publisher: Publisher) -> bool:
+    """Whether a message is worth building."""
+    return publisher.get_subscription_count() > 0

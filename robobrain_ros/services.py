@@ -186,7 +186,15 @@ class RequestServer:
         busy = result.generation.preprocess_s + result.generation.prefill_s
         busy += result.generation.decode_s + result.lift_s
         response.timing = messages.timing(result, max(waited, total - busy), total)
-        self._outputs.publish(result, query.text, response, picture, frame)
+        # The client first: what goes out on topics is for whoever looks on.
+        self._waiting.later(self._publish, result, query.text, response, picture, frame)
+
+    def _publish(self, *answered: Any) -> None:
+        try:
+            self._outputs.publish(*answered)
+        # An exception that leaves a task ends rclpy's executor.
+        except Exception:  # noqa: BLE001
+            self._node.get_logger().error(f"Can't publish: {traceback.format_exc()}")
 
     def _infer(
         self,

@@ -33,6 +33,10 @@ class Waiting:
         self._group = ReentrantCallbackGroup()
         self._clock = Clock(clock_type=ClockType.STEADY_TIME)
 
+    def later(self, call: Callable, *arguments: object) -> None:
+        """Call on the executor when what is being done has ended."""
+        self._executor.create_task(call, *arguments)
+
     async def result(self, job: concurrent.futures.Future[T]) -> T:
         """Return the job's result, or raise its exception (CancelledError if cancelled)."""
         done = Future()

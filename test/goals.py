@@ -15,11 +15,12 @@ PATIENCE_S = 30.0
 
 
 class Goal:
-    """One goal, sent from a node that a thread spins."""
+    """One goal, sent from a node that a thread spins; its client goes when it has ended."""
 
     def __init__(self, client: ActionClient, **fields: Any) -> None:
         self.feedback: list[Infer.Feedback] = []
         self.news = threading.Event()
+        self._client = client
         self._handle: Any = None
         self._outcome: Any = None
         self._accepted, self._ended = threading.Event(), threading.Event()
@@ -34,6 +35,7 @@ class Goal:
     def outcome(self) -> tuple[int, Infer.Result]:
         """Wait for the end: status and result."""
         assert self._ended.wait(PATIENCE_S)
+        self._client.destroy()
         return self._outcome.status, self._outcome.result
 
     def wait_for(self, stage: int) -> None:

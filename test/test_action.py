@@ -16,6 +16,8 @@ from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Duration
 from diagnostic_msgs.msg import DiagnosticArray
 from goals import Goal, action_client
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from robobrain_ros.action import Infer
 from robobrain_ros.client import BrainClient
@@ -49,6 +51,13 @@ def thinker(ros, tmp_path_factory):
     config = json.loads((directory / "config.json").read_text())
     config["text_config"]["max_position_embeddings"] = 2**20
     (directory / "config.json").write_text(json.dumps(config))
+    # It must not come upon a tag or an end by chance: their scores become 0, and others are above.
+    weights = load_file(directory / "model.safetensors")
+    (name,) = (name for name in weights if "embed_tokens" in name)
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    for text in (*tiny_checkpoints.SPECIAL_TOKENS, *tiny_checkpoints.TAGS):
+        weights[name][tokenizer.token_to_id(text)] = 0.0
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
     parameters = {"model": str(directory), "family": "robobrain2", "max_new_tokens": 32768}
     parameters |= {"request_timeout": 600.0, "max_batch": 3}
     remaps = ("__node:=robobrain", "__ns:=/thinker")

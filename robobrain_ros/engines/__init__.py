@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Engines answer prompts about images. `create_engine` makes one from a model's name."""
 
+import os
 from collections.abc import Callable
 from typing import Literal
 
@@ -37,6 +38,9 @@ def create_engine(
     that a request gives. `progress` is called with a line per step. Raises LoadError with a
     sentence that says what to do.
     """
+    # After each product OpenMP's threads wait for the next one without sleeping, by default for
+    # milliseconds, while the node's other threads have an answer to send.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # torch takes seconds to import: those who only need the protocol don't wait for it.
     from robobrain_ros.engines.transformers_engine import Options, load_transformers_engine
 
