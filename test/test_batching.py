@@ -178,6 +178,7 @@ def test_a_request_that_does_not_fit_is_refused_before_it_runs(engine, monkeypat
     [
         (torch.OutOfMemoryError("CUDA out of memory."), EngineOutOfMemory),
         (RuntimeError("shapes differ"), EngineUnavailable),
+        (ValueError("a token that can't be"), EngineUnavailable),
     ],
 )
 def test_a_step_that_fails_ends_those_in_progress_and_the_engine_lives(

@@ -319,6 +319,43 @@ def test_what_does_not_fit_waits_for_memory_and_is_refused_when_nobody_else_has_
     assert worker.close(PATIENCE_S)
 
 
+def test_a_second_question_may_have_to_wait_for_memory():
+    worker = EngineWorker(lambda: TokenEngine(room=2), max_batch=4)
+    engine = worker.ready.result(PATIENCE_S)
+    done = threading.Event()
+
+    def work(engine):
+        yield GenerationRequest(None, "first", max_new_tokens=1)
+        engine._room = 1
+        return (yield GenerationRequest(None, "second", max_new_tokens=2))
+
+    long = worker.submit(asking(10**9, "long", done.is_set))
+    until(lambda: engine.started)
+    both = worker.submit(work)
+    until(lambda: worker.pending == 1 and both.running())
+    assert engine.started == ["long", "first"]
+    done.set()
+    assert both.result(PATIENCE_S).text == "xx"
+    assert long.result(PATIENCE_S).finish is FinishReason.STOPPED
+    assert worker.close(PATIENCE_S)
+
+
+def test_who_waits_for_memory_in_vain_is_told():
+    worker = EngineWorker(lambda: TokenEngine(room=1), max_batch=4)
+    engine = worker.ready.result(PATIENCE_S)
+    done, late = threading.Event(), threading.Event()
+    long = worker.submit(asking(10**9, stop=done.is_set))
+    until(lambda: engine.started)
+    waiting = worker.submit(asking(stop=late.is_set), stop=late.is_set)
+    until(lambda: worker.pending == 1 and waiting.running())
+    late.set()
+    assert isinstance(waiting.exception(PATIENCE_S), EngineOutOfMemory)
+    assert not long.done()
+    done.set()
+    long.result(PATIENCE_S)
+    assert worker.close(PATIENCE_S)
+
+
 def test_closing_refuses_what_waits_for_memory():
     worker = EngineWorker(lambda: TokenEngine(room=1), max_batch=4)
     engine = worker.ready.result(PATIENCE_S)

@@ -165,7 +165,8 @@ class TransformersEngine:
         try:
             with torch.inference_mode():
                 self._advance()
-        except (RuntimeError, MemoryError) as failure:
+        # Whatever it is: it ends those in progress, and the next ones are served.
+        except Exception as failure:  # noqa: BLE001
             error = self._typed(failure)
         if error is not None:
             outcomes += [(writing, error) for writing in self._writings]

@@ -71,6 +71,7 @@ class EngineWorker:
         self._pending: list[_Job] = []
         self._begun = 0  # jobs that have been begun and have not ended
         self._running: dict[object, _Job] = {}  # by what the engine names the answer
+        self._starved = False  # somebody waits until another has freed memory
         self._to_forget = False
         self._making = True
         self.memory: Memory | None = None
@@ -202,40 +203,33 @@ class EngineWorker:
     def _admit(self, engine: Engine) -> None:
         """Begin what waits, as far as there is room."""
         while (job := self._next()) is not None:
-            if not self._begin(engine, job):
-                with self._changed:  # there may be memory for it when another has ended
-                    self._begun -= 1
-                    insort(self._pending, job)
-                return
+            self._begin(engine, job)
 
     def _next(self) -> _Job | None:
         with self._changed:
             self._drop_cancelled()
             room = self._max_batch - self._begun
-            if not self._pending or room <= 0 or self._closing.is_set():
+            if not self._pending or room <= 0 or self._starved or self._closing.is_set():
                 return None
             if self._pending[0].priority is Priority.TALK and room == 1 and self._max_batch > 1:
                 return None
             self._begun += 1
             return self._pending.pop(0)
 
-    def _begin(self, engine: Engine, job: _Job) -> bool:
-        """Begin a job; False when it must wait until others have freed memory."""
+    def _begin(self, engine: Engine, job: _Job) -> None:
         if job.request is not None:
-            return self._ask(engine, job, job.request)
-        if not job.future.set_running_or_notify_cancel():
+            self._ask(engine, job, job.request)
+        elif not job.future.set_running_or_notify_cancel():
             self._ended()
-            return True
-        try:
-            job.steps = job.work(engine)
-        # As in _go_on.
-        except BaseException as error:  # noqa: BLE001
-            self._ended()
-            job.future.set_exception(error)
-            return True
-        return self._go_on(engine, job, job.steps.send, None)
+        else:
 
-    def _go_on(self, engine: Engine, job: _Job, go_on: Callable[[Any], Any], value: Any) -> bool:
+            def first(_: None) -> GenerationRequest:
+                job.steps = job.work(engine)
+                return next(job.steps)
+
+            self._go_on(engine, job, first, None)
+
+    def _go_on(self, engine: Engine, job: _Job, go_on: Callable[[Any], Any], value: Any) -> None:
         """Run a job's own part up to its next question; its end lands in the future."""
         try:
             request = go_on(value)
@@ -247,28 +241,34 @@ class EngineWorker:
             self._ended()
             job.future.set_exception(error)
         else:
-            return self._ask(engine, job, request)
-        return True
+            self._ask(engine, job, request)
 
-    def _ask(self, engine: Engine, job: _Job, request: GenerationRequest) -> bool:
-        """Put a job's question to the engine; False when it must wait for memory."""
+    def _ask(self, engine: Engine, job: _Job, request: GenerationRequest) -> None:
+        """Put a job's question to the engine, or have it wait until others have freed memory."""
         job.request = request
         stop = request.stop
         stoppable = replace(request, stop=lambda: self._closing.is_set() or stop())
         try:
             name = engine.start(stoppable)
         except EngineOutOfMemory as error:
-            if self._running:
-                return False
+            if self._running and not stop():
+                self._wait_for_memory(job)
+                return
             failure: BaseException = error
         # As in _go_on.
         except BaseException as error:  # noqa: BLE001
             failure = error
         else:
             self._running[name] = job
-            return True
+            return
         assert job.steps is not None
-        return self._go_on(engine, job, job.steps.throw, failure)
+        self._go_on(engine, job, job.steps.throw, failure)
+
+    def _wait_for_memory(self, job: _Job) -> None:
+        with self._changed:
+            self._starved = True
+            self._begun -= 1
+            insort(self._pending, job)
 
     def _step(self, engine: Engine) -> None:
         """Carry the answers on; whoever has one goes on with it."""
@@ -276,12 +276,14 @@ class EngineWorker:
             return
         outcomes = engine.step()
         if outcomes:
-            self.memory = engine.memory()
+            self._starved = False
         for name, outcome in outcomes:
             job = self._running.pop(name)
             assert job.steps is not None
             go_on = job.steps.throw if isinstance(outcome, EngineError) else job.steps.send
             self._go_on(engine, job, go_on, outcome)
+        if outcomes:  # last: whoever has an answer shall not wait for it
+            self.memory = engine.memory()
 
     def _forget(self, engine: Engine) -> None:
         with self._changed:
