@@ -36,7 +36,13 @@ import torch
 from numpy.typing import NDArray
 from reference import FAMILY, Question, Reference
 
-from robobrain_ros.engines.base import Engine, Generation, GenerationRequest, generate
+from robobrain_ros.engines.base import (
+    Engine,
+    Generation,
+    GenerationRequest,
+    generate,
+    generate_together,
+)
 from robobrain_ros.engines.checkpoint import NANO_DIRECTORY, check_checkpoint
 from robobrain_ros.engines.encoding import Encoder
 from robobrain_ros.engines.loading import choose_placement, load_model
@@ -51,7 +57,6 @@ FIRST_SEED = 3_000_000
 CLIENTS = 16
 LONG = 64  # tokens of the answer of which the decoding is timed
 _WORDS = 16  # tokens of an answer in words of a model that never ends one
-Images = Sequence[NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -110,15 +115,6 @@ def in_turn(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Gener
     return [generate(engine, request) for request in requests]
 
 
-def at_once(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Generation]:
-    """Answer requests that are there together."""
-    names = [engine.start(request) for request in requests]
-    answers: dict[int, Any] = {}
-    while len(answers) < len(names):
-        answers |= {id(name): outcome for name, outcome in engine.step()}
-    return [answers[id(name)] for name in names]
-
-
 @dataclass
 class Comparison:
     """Pairs of seconds (ours, reference) by setting, ours by stage, and whether answers agree."""
@@ -152,6 +148,16 @@ class Comparison:
         """How many times sooner ours is done."""
         return median(other / mine for mine, other in self.pairs[setting])
 
+    def ratios(self) -> dict[str, float]:
+        """The ratios by their keys of RESULT."""
+        keys = {
+            "five_questions_x": "five questions at once",
+            "five_in_turn_x": "five questions in turn",
+            "new_frame_x": "new frame",
+            "clients16_x": "16 clients",
+        }
+        return {key: round(self.ratio(setting), 2) for key, setting in keys.items()}
+
     def row(self, setting: str) -> str:
         """A line of the table."""
         mine, other = (median(column) for column in zip(*self.pairs[setting], strict=True))
@@ -182,7 +188,7 @@ def compare(bench: Bench, seen: Sequence[Scene], pairs: int, words: int) -> Comp
         asked, clients = scene.questions(words), scene.clients(words)
         settings = [
             ("five questions in turn", in_turn, asked),
-            ("five questions at once", at_once, asked),
+            ("five questions at once", generate_together, asked),
             ("new frame", in_turn, asked[:1]),
         ]
         if number < max(1, pairs // 2):
@@ -223,7 +229,7 @@ class Bench:
     def ours(
         self, how: Callable | None, picture: NDArray[np.uint8], asked: Sequence[Question]
     ) -> list[Generation]:
-        """Ask the engine; how: `in_turn`, `at_once`, or None for a client's thread for each."""
+        """Ask the engine; how: `in_turn`, `generate_together`, or None for a thread for each."""
         requests = [request_for(picture, question) for question in asked]
         if how is not None:
             return self.run(lambda engine: how(engine, requests))
@@ -265,13 +271,11 @@ def decode_pairs(
     return found
 
 
-def made_engine(directory: Path, dtype: torch.dtype | None, quantization: str, device: str) -> Any:
-    """The package's engine; dtype None = what it chooses by itself."""
+def made_engine(directory: Path, dtype: torch.dtype, quantization: str, device: str) -> Any:
+    """The package's engine, in a precision that it may not choose by itself."""
     options = Options(grammar=True, cache_bytes=256_000_000, progress=lambda line: None)
     checkpoint = check_checkpoint(directory, str(directory), "auto", options.progress)
-    placement = choose_placement(checkpoint, quantization, device)
-    if dtype is not None:
-        placement = replace(placement, dtype=dtype)
+    placement = replace(choose_placement(checkpoint, quantization, device), dtype=dtype)
     model = load_model(checkpoint, placement)
     engine = TransformersEngine(checkpoint, placement, Encoder(directory, 0), model, options)
     engine.warm_up()
@@ -300,10 +304,7 @@ def run(name: str, directory: Path, dtype: torch.dtype, pairs: int, seen: list[S
         print(f"  ours {mine!r}\n  reference {other!r}")
     bench.close()
     return {
-        "five_questions_x": round(result.ratio("five questions at once"), 2),
-        "five_in_turn_x": round(result.ratio("five questions in turn"), 2),
-        "new_frame_x": round(result.ratio("new frame"), 2),
-        "clients16_x": round(result.ratio("16 clients"), 2),
+        **result.ratios(),
         "decode_x": round(decode, 2),
         "identical": not result.different,
     }

@@ -18,7 +18,6 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -32,7 +31,6 @@ from engine import (
     LONG,
     Bench,
     Scene,
-    at_once,
     compare,
     decode_pairs,
     made_engine,
@@ -40,6 +38,7 @@ from engine import (
 )
 from reference import Question, Reference
 
+from robobrain_ros.engines.base import generate_together
 from robobrain_ros.engines.loading import Placement, quantization_config
 from robobrain_ros.families import TaskKind
 
@@ -73,10 +72,10 @@ def bandwidth(device: str) -> float:
 def tokens_together(engine: Any, scene: Scene) -> float:
     """Tokens per second of several long answers at once."""
     asked = [
-        replace(request_for(scene.rgb, Question(TaskKind.ASK, f"Describe the {name}.", LONG)))
+        request_for(scene.rgb, Question(TaskKind.ASK, f"Describe the {name}.", LONG))
         for name in (_NAMES * _TOGETHER)[:_TOGETHER]
     ]
-    answers = at_once(engine, asked)
+    answers = generate_together(engine, asked)
     return sum(one.tokens_out for one in answers) / max(one.decode_s for one in answers)
 
 
@@ -122,10 +121,7 @@ def measure(
     )
     bench.close()
     return {
-        "five_questions_x": round(result.ratio("five questions at once"), 2),
-        "five_in_turn_x": round(result.ratio("five questions in turn"), 2),
-        "new_frame_x": round(result.ratio("new frame"), 2),
-        "clients16_x": round(result.ratio("16 clients"), 2),
+        **result.ratios(),
         "decode_x": round(median(a / b for a, b in zip(ours, others, strict=True)), 2),
         "tokens_per_s": round(median(ours), 1),
         "roofline": round(roofline, 3),

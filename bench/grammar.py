@@ -20,17 +20,23 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "test"))
 import tiny_checkpoints
 
 from robobrain_ros.coordinates import boxes_to_image_pixels, to_image_pixels
 from robobrain_ros.engines import create_engine
-from robobrain_ros.engines.base import FinishReason, Generation, GenerationRequest
+from robobrain_ros.engines.base import (
+    EngineError,
+    FinishReason,
+    Generation,
+    GenerationRequest,
+    generate_together,
+)
 from robobrain_ros.families import FAMILIES, Family, TaskKind, Think
 from robobrain_ros.forms import answer_form
 from robobrain_ros.tasks import EmptyAnswer, UnparsableAnswer, parse_answer
@@ -39,22 +45,18 @@ PER_WEIGHTS = 250  # answers
 BATCH = 25
 MAX_TOKENS = 3000  # enough for any answer of a form, 32 labels in single bytes too
 REFUSAL = re.compile(r"(<answer>)?(```json)?\s*\[\]")
-MAKERS = {
-    "qwen2_5_vl": tiny_checkpoints.save_qwen2_5_vl,
-    "qwen3_vl": tiny_checkpoints.save_qwen3_vl,
-}
 KINDS = [kind for kind in TaskKind if kind is not TaskKind.ASK]
 Asked = tuple[TaskKind, int, GenerationRequest]
 
 
-def reseed(engine: Any, rng: np.random.Generator) -> None:
-    """Give a model other random weights."""
+def reseed(directory: Path, rng: np.random.Generator) -> None:
+    """Give a checkpoint other random weights."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    model = engine._parts.model
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0.0, 0.15, generator=generator)
+    weights = load_file(directory / "model.safetensors")
+    for weight in weights.values():
+        if weight.ndim > 1:
+            weight.normal_(0.0, 0.15, generator=generator)
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
 
 
 def random_requests(family: Family, rng: np.random.Generator, count: int) -> Iterator[Asked]:
@@ -95,13 +97,26 @@ def fault(kind: TaskKind, max_points: int, asked: GenerationRequest, answer: Gen
     return "too many" if max_points and len(parsed.points) > max_points else ""
 
 
-def answers(engine: Any, asked: list[Asked]) -> list[Generation]:
-    """Answer requests together."""
-    names = [engine.start(request) for *_, request in asked]
-    outcomes: dict[object, Any] = {}
-    while len(outcomes) < len(names):
-        outcomes |= dict(engine.step())
-    return [outcomes[name] for name in names]
+def count(family: Family, directory: Path, number: int, rng: np.random.Generator) -> Counter[str]:
+    """Faults of `number` answers of one model, under the family's forms; `good` are those without.
+
+    Raises EngineError when the model fails.
+    """
+    reseed(directory, rng)
+    engine = create_engine(str(directory), family=family.name, device="cpu")
+    counts: Counter[str] = Counter()
+    while counts.total() < number:
+        asked = list(random_requests(family, rng, min(BATCH, number - counts.total())))
+        outcomes = generate_together(engine, [request for *_, request in asked])
+        for (kind, most, request), answer in zip(asked, outcomes, strict=True):
+            if isinstance(answer, EngineError):
+                raise answer
+            wrong = fault(kind, most, request, answer, family)
+            counts[wrong or "good"] += 1
+            if wrong not in ("", "refusal"):
+                print(f"{wrong}: {kind.value} {request.form} {answer.text[:200]!r}")
+    engine.close()
+    return counts
 
 
 def main() -> None:
@@ -114,26 +129,11 @@ def main() -> None:
     share = -(-options.answers // len(FAMILIES))
     with tempfile.TemporaryDirectory() as folder:
         for name, family in FAMILIES.items():
-            model_type = family.model_types[0]
-            directory = MAKERS[model_type](Path(folder, name))
-            engine = create_engine(str(directory), family=name, device="cpu")
+            directory = tiny_checkpoints.save(family.model_types[0], Path(folder, name))
             counts: Counter[str] = Counter()
-            texts = set()
             while counts.total() < share:
-                if counts.total() % PER_WEIGHTS < BATCH:
-                    reseed(engine, rng)
-                    engine.forget()
-                asked = list(random_requests(family, rng, min(BATCH, share - counts.total())))
-                for (kind, most, request), answer in zip(
-                    asked, answers(engine, asked), strict=True
-                ):
-                    wrong = fault(kind, most, request, answer, family)
-                    counts[wrong or "good"] += 1
-                    texts.add(answer.text)
-                    if wrong not in ("", "refusal"):
-                        print(f"{wrong}: {kind.value} {request.form} {answer.text[:200]!r}")
-            engine.close()
-            print(f"{name}: {dict(counts)}, {len(texts)} different", flush=True)
+                counts += count(family, directory, min(PER_WEIGHTS, share - counts.total()), rng)
+            print(f"{name}: {dict(counts)}", flush=True)
             total += counts
     keys = {"unparsed": total["unparsed"] + total["unfinished"], "outside": total["outside"]}
     keys |= {"too_many_points": total["too many"], "refusals": total["refusal"]}

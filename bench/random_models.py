@@ -16,21 +16,26 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from robobrain_ros.engines.checkpoint import NANO_DIRECTORY
 
+_TOWER: dict[str, object] = {
+    "depth": 32,
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+}
 # (language model, vision tower); the first two are those of RoboBrain2.0-3B and 7B.
 SHAPES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "3B": (
         {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
          "num_attention_heads": 16, "num_key_value_heads": 2, "vocab_size": 151936,
          "tie_word_embeddings": True},
-        {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
-         "fullatt_block_indexes": [7, 15, 23, 31]},
+        _TOWER,
     ),
     "7B": (
         {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
          "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064,
          "tie_word_embeddings": False},
-        {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
-         "fullatt_block_indexes": [7, 15, 23, 31]},
+        _TOWER,
     ),
     # About the 3B's proportions at a sixteenth of its size: a fifth of the weights see.
     "180M": (

@@ -32,16 +32,11 @@ from robobrain_ros.tasks import EmptyAnswer, parse_answer  # noqa: E402
 RNG = np.random.default_rng(2)
 FRAMES = RNG.integers(0, 255, (3, 120, 160, 3), dtype=np.uint8)
 PROMPTS = ("point to the {red} cup", "the mug", "box of the mug, please", "why?", "reach it")
-MAKERS = {
-    "qwen2_5_vl": tiny_checkpoints.save_qwen2_5_vl,
-    "qwen3_vl": tiny_checkpoints.save_qwen3_vl,
-}
 
 
-@pytest.fixture(scope="module", params=MAKERS)
+@pytest.fixture(scope="module", params=tiny_checkpoints.MODEL_TYPES)
 def engine(request, tmp_path_factory):
-    name = "RoboBrain2.0-3B" if request.param == "qwen2_5_vl" else "RoboBrain2.5-4B"
-    directory = MAKERS[request.param](tmp_path_factory.mktemp(request.param) / name)
+    directory = tiny_checkpoints.save(request.param, tmp_path_factory.mktemp(request.param))
     engine = create_engine(str(directory), device="cpu")
     yield engine
     engine.close()

@@ -18,16 +18,11 @@ from robobrain_ros.engines.prefixes import Prefix, PrefixCache, digest  # noqa: 
 RNG = np.random.default_rng(1)
 FRAMES = RNG.integers(0, 255, (3, 120, 160, 3), dtype=np.uint8)
 PROMPTS = ("point to the {red} cup", "point to the red can", "box of the mug", "why?", "reach it")
-MAKERS = {
-    "qwen2_5_vl": tiny_checkpoints.save_qwen2_5_vl,
-    "qwen3_vl": tiny_checkpoints.save_qwen3_vl,
-}
 
 
-@pytest.fixture(scope="module", params=MAKERS)
+@pytest.fixture(scope="module", params=tiny_checkpoints.MODEL_TYPES)
 def directory(request, tmp_path_factory):
-    name = "RoboBrain2.0-3B" if request.param == "qwen2_5_vl" else "RoboBrain2.5-4B"
-    return MAKERS[request.param](tmp_path_factory.mktemp(request.param) / name)
+    return tiny_checkpoints.save(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")

@@ -25,16 +25,11 @@ from robobrain_ros.forms import answer_form  # noqa: E402
 
 RNG = np.random.default_rng(3)
 FRAMES = RNG.integers(0, 255, (2, 120, 160, 3), dtype=np.uint8)
-MAKERS = {
-    "qwen2_5_vl": tiny_checkpoints.save_qwen2_5_vl,
-    "qwen3_vl": tiny_checkpoints.save_qwen3_vl,
-}
 
 
-@pytest.fixture(scope="module", params=MAKERS)
+@pytest.fixture(scope="module", params=tiny_checkpoints.MODEL_TYPES)
 def engine(request, tmp_path_factory):
-    name = "RoboBrain2.0-3B" if request.param == "qwen2_5_vl" else "RoboBrain2.5-4B"
-    directory = MAKERS[request.param](tmp_path_factory.mktemp(request.param) / name)
+    directory = tiny_checkpoints.save(request.param, tmp_path_factory.mktemp(request.param))
     engine = create_engine(str(directory), device="cpu")
     yield engine
     engine.close()

@@ -135,6 +135,18 @@ def save_qwen3_vl(directory: Path, **config: object) -> Path:
     return _save(directory, model, preprocessor, config)
 
 
+MODEL_TYPES = {
+    "qwen2_5_vl": (save_qwen2_5_vl, "RoboBrain2.0-3B"),
+    "qwen3_vl": (save_qwen3_vl, "RoboBrain2.5-4B"),
+}
+
+
+def save(model_type: str, root: Path) -> Path:
+    """A random checkpoint of a RoboBrain of one of MODEL_TYPES, in a directory of its name."""
+    maker, name = MODEL_TYPES[model_type]
+    return maker(root / name)
+
+
 def _text_config(tokenizer: Tokenizer) -> dict[str, object]:
     return {
         "vocab_size": -(-tokenizer.get_vocab_size() // 64) * 64,

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -151,12 +151,20 @@ class EngineBusy(EngineError):
     """As many requests as allowed are waiting already."""
 
 
+def generate_together(
+    engine: Engine, requests: Iterable[GenerationRequest]
+) -> list[Generation | EngineError]:
+    """Answer requests at once while no others are in progress. Raises as `Engine.start` does."""
+    names = [engine.start(request) for request in requests]
+    outcomes: dict[object, Generation | EngineError] = {}
+    while len(outcomes) < len(names):
+        outcomes |= dict(engine.step())
+    return [outcomes[name] for name in names]
+
+
 def generate(engine: Engine, request: GenerationRequest) -> Generation:
     """Answer one request while no other is in progress. Raises as `Engine.start` does."""
-    mine = engine.start(request)
-    while True:
-        for name, outcome in engine.step():
-            if name is mine and isinstance(outcome, EngineError):
-                raise outcome
-            if name is mine and isinstance(outcome, Generation):
-                return outcome
+    (outcome,) = generate_together(engine, [request])
+    if isinstance(outcome, EngineError):
+        raise outcome
+    return outcome

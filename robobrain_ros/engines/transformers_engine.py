@@ -172,6 +172,7 @@ class TransformersEngine:
             outcomes += [(writing, error) for writing in self._writings]
             self._writings.clear()
             self.forget()
+            free_caches()
         outcomes += [(writing, writing.generation()) for writing in self._ended]
         self._ended.clear()
         return outcomes
@@ -186,7 +187,6 @@ class TransformersEngine:
         self._prefixes.clear()
         if self._parts is not None and not self._writings:
             self._parts.rows.free()
-        free_caches()
 
     def close(self) -> None:
         """Free the model; see `base.Engine.close`."""
@@ -194,6 +194,7 @@ class TransformersEngine:
         self._ended.clear()
         self._parts = None
         self.forget()
+        free_caches()
 
     def _start(self, request: GenerationRequest) -> Writing:
         parts = self._parts
@@ -282,7 +283,7 @@ class TransformersEngine:
     def _check_memory(self, parts: _Parts, prompt: Prompt, request: GenerationRequest) -> None:
         """Refuse a request that won't fit before it runs. Raises EngineOutOfMemory."""
         tokens = prompt.length + request.max_new_tokens
-        most = max(tokens, *(writing.most_tokens for writing in self._writings), 0)
+        most = max([tokens, *(writing.most_tokens for writing in self._writings)])
         rows, columns = parts.rows.shape_for(len(self._writings) + 1, most)
         # Old and new rows are there together while they grow.
         grown = rows * columns * parts.language.column_bytes

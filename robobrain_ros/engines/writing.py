@@ -15,8 +15,8 @@ from robobrain_ros.engines.reading import Prompt
 
 
 class Writing:
-    """`row` is its row of the cache, whose first `filled` columns hold what was read and written;
-    `pending` are the tokens that are written but not yet in the cache.
+    """The first `filled` columns of its row of the cache hold what was read and written; `pending`
+    are the tokens that are written but not yet in the cache.
     """
 
     def __init__(
@@ -31,7 +31,6 @@ class Writing:
         """started: on the clock of time.monotonic(), when work on the request began."""
         self.request = request
         self.prompt = prompt
-        self.row = -1
         self.filled = 0
         self.offset = 0
         self.pending: list[int] = []
@@ -100,10 +99,10 @@ class Writing:
         )
 
     def _forced(self) -> list[int]:
-        tokens: list[int] = []
-        while self._constraint is not None and (forced := self._constraint.forced()):
-            self._constraint.accept(forced)
-            tokens += forced
+        if self._constraint is None:
+            return []
+        tokens = self._constraint.forced()
+        self._constraint.accept(tokens)
         return tokens
 
     def _write(self, tokens: list[int]) -> None:
