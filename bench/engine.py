@@ -36,6 +36,7 @@ import torch
 from numpy.typing import NDArray
 from reference import FAMILY, Question, Reference
 
+from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import (
     Engine,
     Generation,
@@ -43,10 +44,7 @@ from robobrain_ros.engines.base import (
     generate,
     generate_together,
 )
-from robobrain_ros.engines.checkpoint import NANO_DIRECTORY, check_checkpoint
-from robobrain_ros.engines.encoding import Encoder
-from robobrain_ros.engines.loading import choose_placement, load_model
-from robobrain_ros.engines.transformers_engine import Options, TransformersEngine
+from robobrain_ros.engines.checkpoint import NANO_DIRECTORY
 from robobrain_ros.engines.worker import EngineWorker
 from robobrain_ros.families import TaskKind, Think
 from robobrain_ros.forms import answer_form
@@ -141,7 +139,7 @@ class Comparison:
         self.stages.setdefault(setting, []).extend(answers["ours"])
         for mine, other in zip(answers["ours"], answers["reference"], strict=True):
             self.compared += 1
-            if mine.text.strip() != other.strip():
+            if _said(mine.text) != _said(other):
                 self.different.append((mine.text, other))
 
     def ratio(self, setting: str) -> float:
@@ -170,6 +168,11 @@ class Comparison:
         cells = [f"{1000 * mine:.0f}", f"{1000 * other:.0f}", f"{self.ratio(setting):.2f}x"]
         cells += [f"{mean:.1f}" for mean in means] + [f"{tokens:.0f}"]
         return f"| {setting} | " + " | ".join(cells) + " |"
+
+
+def _said(text: str) -> str:
+    """An answer without its closing tag, which needn't be written under a form."""
+    return text.strip().removesuffix("</answer>")
 
 
 HEADER = (
@@ -209,15 +212,13 @@ class Bench:
     two threads, OpenMP would have twice as many threads as there are cores, and both be slower.
     """
 
-    def __init__(
-        self, make: Callable[[], TransformersEngine], make_reference: Callable[[], Reference]
-    ) -> None:
+    def __init__(self, make: Callable[[], Engine], make_reference: Callable[[], Reference]) -> None:
         self._worker = EngineWorker(make, max_batch=CLIENTS, max_pending=CLIENTS)
         self._pool = ThreadPoolExecutor(CLIENTS)
         self.engine: Any = self._worker.ready.result()
         self.reference = self.run(lambda engine: make_reference())
 
-    def run(self, call: Callable[[TransformersEngine], Any]) -> Any:
+    def run(self, call: Callable[[Engine], Any]) -> Any:
         """Call on the worker's thread."""
 
         def work(engine: Any) -> Any:
@@ -271,22 +272,16 @@ def decode_pairs(
     return found
 
 
-def made_engine(directory: Path, dtype: torch.dtype, quantization: str, device: str) -> Any:
-    """The package's engine, in a precision that it may not choose by itself."""
-    options = Options(grammar=True, cache_bytes=256_000_000, progress=lambda line: None)
-    checkpoint = check_checkpoint(directory, str(directory), "auto", options.progress)
-    placement = replace(choose_placement(checkpoint, quantization, device), dtype=dtype)
-    model = load_model(checkpoint, placement)
-    engine = TransformersEngine(checkpoint, placement, Encoder(directory, 0), model, options)
-    engine.warm_up()
-    return engine
+def named(dtype: torch.dtype) -> Any:
+    """The precision as `create_engine` calls it."""
+    return str(dtype).removeprefix("torch.")
 
 
 def run(name: str, directory: Path, dtype: torch.dtype, pairs: int, seen: list[Scene]) -> dict:
     """Measure one model, print its table, and return its figures."""
     trained = name == "nano"
     bench = Bench(
-        lambda: made_engine(directory, dtype, "none", "cpu"),
+        lambda: create_engine(str(directory), device="cpu", precision=named(dtype)),
         lambda: Reference(directory, dtype, "cpu", trained),
     )
     compare(bench, seen[-1:], 1, _WORDS)  # what is slow the first time

@@ -33,11 +33,12 @@ from engine import (
     Scene,
     compare,
     decode_pairs,
-    made_engine,
+    named,
     request_for,
 )
 from reference import Question, Reference
 
+from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import generate_together
 from robobrain_ros.engines.loading import Placement, quantization_config
 from robobrain_ros.families import TaskKind
@@ -91,7 +92,12 @@ def measure(
         placement = Placement(torch.device(device), dtype, precision)
         loading["quantization_config"] = quantization_config(placement)
     bench = Bench(
-        lambda: made_engine(directory, dtype, QUANTIZATIONS[precision], device),
+        lambda: create_engine(
+            str(directory),
+            quantization=QUANTIZATIONS[precision],
+            device=device,
+            precision=named(dtype),
+        ),
         lambda: Reference(directory, dtype, device, trained=False, **loading),
     )
     loaded_s = time.perf_counter() - started

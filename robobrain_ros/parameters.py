@@ -60,9 +60,10 @@ SPECS = (
     ),
     Spec(
         "quantization",
-        "none",
-        "Weights of the language part: as stored, 8 bit or 4 bit (bitsandbytes).",
-        choices=("none", "int8", "nf4"),
+        "auto",
+        "Weights of the language part: as stored, 8 bit or 4 bit (bitsandbytes); `auto` takes nf4 "
+        "when there is a GPU, but for small models.",
+        choices=("auto", "none", "int8", "nf4"),
         load_time=True,
     ),
     Spec(

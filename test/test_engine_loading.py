@@ -4,6 +4,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
@@ -16,7 +17,7 @@ import tiny_checkpoints  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from robobrain_ros.engines import checkpoint as checkpoint_module  # noqa: E402
-from robobrain_ros.engines import create_engine  # noqa: E402
+from robobrain_ros.engines import create_engine, loading  # noqa: E402
 from robobrain_ros.engines.base import LoadError  # noqa: E402
 
 
@@ -143,7 +144,7 @@ def test_a_directory_without_a_telling_name_needs_a_family(broken, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"quantization": "int3"}, "choose none, int8 or nf4"),
+        ({"quantization": "int3"}, "choose auto, none, int8 or nf4"),
         ({"device": "tpu"}, "choose auto, cuda or cpu"),
         ({"max_pixels": 100}, "784 at least"),
         ({"family": "robobrain9"}, "choose one of"),
@@ -173,6 +174,61 @@ def test_quantizing_a_quantized_checkpoint(broken):
     edit_json(broken / "config.json", quantization_config={"quant_method": "awq"})
     with pytest.raises(LoadError, match=r"already \(awq\)"):
         create_engine(str(broken), quantization="nf4", device="cpu")
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """A machine that seems to have a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+
+
+def automatic(whole, device="auto", told=print, **values):
+    """The quantization that is chosen for a model of 3 G parameters, with `values` set."""
+    checkpoint = checkpoint_module.check_checkpoint(whole, str(whole), "auto", lambda _: None)
+    checkpoint = replace(checkpoint, **{"parameters": 3_000_000_000} | values)
+    return loading.choose_placement(checkpoint, "auto", device, "auto", told).quantization
+
+
+def test_automatic_quantization_is_for_large_models_on_a_gpu(whole, cuda, monkeypatch):
+    monkeypatch.setattr(loading, "_nf4_works", lambda device, _: device.type == "cuda")
+    assert automatic(whole) == automatic(whole, "cuda") == "nf4"
+    assert automatic(whole, "cpu") == "none"
+    assert automatic(whole, parameters=4_000_000) == "none"
+    assert automatic(whole, quantized_as="awq") == "none"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert automatic(whole) == "none"
+
+
+def test_automatic_quantization_where_bitsandbytes_does_not_work(whole, cuda, monkeypatch):
+    told = []
+    monkeypatch.setattr(loading, "_NF4_TRIAL", "raise RuntimeError('named symbol not found')")
+    assert automatic(whole, told=told.append) == "none"
+    (line,) = told
+    assert "bitsandbytes does not work here (RuntimeError: named symbol not found)" in line
+
+
+def test_bitsandbytes_that_ends_its_process_or_hangs_is_survived(monkeypatch):
+    told = []
+    monkeypatch.setattr(loading, "_NF4_TRIAL", "import os; os._exit(3)")
+    assert not loading._nf4_works(torch.device("cpu"), told.append)
+    monkeypatch.setattr(loading, "_NF4_TRIAL", "import time; time.sleep(60)")
+    monkeypatch.setattr(loading, "_NF4_TRIAL_S", 0.5)
+    assert not loading._nf4_works(torch.device("cpu"), told.append)
+    assert "exit status 3" in told[0] and "timed out" in told[1]
+
+
+def test_where_bitsandbytes_works_it_is_found_to():
+    pytest.importorskip("bitsandbytes")
+    told = []
+    assert loading._nf4_works(torch.device("cpu"), told.append), told
+
+
+def test_automatic_quantization_loads_without_a_gpu(whole):
+    engine = create_engine(str(whole), quantization="auto", device="cpu")
+    assert "float32 on CPU" in engine.description
+    engine.close()
 
 
 def test_memory_that_ends_while_loading(whole, monkeypatch):

@@ -7,8 +7,9 @@ from typing import Literal
 
 from robobrain_ros.engines.base import Engine
 
-Quantization = Literal["none", "int8", "nf4"]
+Quantization = Literal["auto", "none", "int8", "nf4"]
 Device = Literal["auto", "cuda", "cpu"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 CACHE_BYTES = 256_000_000
 """Of a 3B model, what it has read of about seven images of 640x480."""
@@ -23,6 +24,7 @@ def create_engine(
     *,
     quantization: Quantization = "none",
     device: Device = "auto",
+    precision: Precision = "auto",
     max_pixels: int = 0,
     family: str = "auto",
     cache_bytes: int = CACHE_BYTES,
@@ -32,11 +34,13 @@ def create_engine(
     """Load a model and try it once.
 
     `model` is a directory, a hub id, or "nano" for the model that ships with this package. Images
-    are scaled down to `max_pixels` (0 = the checkpoint's own limit). `family` names an entry of
-    `families.FAMILIES`; "auto" decides by the checkpoint. `cache_bytes` may be kept of
-    images that were seen, for the next question about one. `grammar` holds answers to the form
-    that a request gives. `progress` is called with a line per step. Raises LoadError with a
-    sentence that says what to do.
+    are scaled down to `max_pixels` (0 = the checkpoint's own limit). The quantization "auto" is nf4
+    where there is CUDA, but for models that are small or come quantized. `precision` is of what is
+    not quantized; "auto" takes bfloat16 but for small models on a CPU. `family` names an entry of
+    `families.FAMILIES`; "auto" decides by the checkpoint. `cache_bytes` may be kept of images that
+    were seen, for the next question about one. `grammar` holds answers to the form that a request
+    gives. `progress` is called with a line per step. Raises LoadError with a sentence that says
+    what to do.
     """
     # After each product OpenMP's threads wait for the next one without sleeping, by default for
     # milliseconds, while the node's other threads have an answer to send.
@@ -48,6 +52,7 @@ def create_engine(
         model,
         quantization=quantization,
         device=device,
+        precision=precision,
         max_pixels=max_pixels,
         family=family,
         options=Options(grammar, cache_bytes, progress),

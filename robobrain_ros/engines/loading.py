@@ -3,6 +3,8 @@
 
 import gc
 import logging
+import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +15,26 @@ from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, PreTra
 from transformers.utils import logging as transformers_logging
 
 from robobrain_ros.engines.base import LoadError
-from robobrain_ros.engines.checkpoint import Checkpoint
+from robobrain_ros.engines.checkpoint import Checkpoint, Progress
 
 # The vision tower's widths don't fit nf4's kernels, and it is small beside the language model.
 NOT_QUANTIZED = ["model.visual", "lm_head"]
-# On a CPU a model up to this size decodes faster in float32; above, bfloat16 halves the memory and,
-# where the CPU multiplies it natively, the time.
-_FLOAT32_PARAMETERS = 50_000_000
+# A model up to this size is not worth quantizing, and decodes faster in float32 on a CPU; above,
+# bfloat16 halves the memory and, where the CPU multiplies it natively, the time.
+_SMALL_PARAMETERS = 50_000_000
+# In a process of its own: where its kernels don't fit the GPU, bitsandbytes ends the process.
+_NF4_TRIAL = """
+import sys, torch, bitsandbytes
+layer = bitsandbytes.nn.Linear4bit(64, 64, compute_dtype=torch.float16, quant_type="nf4")
+layer.to(sys.argv[1])(torch.ones(1, 64, dtype=torch.float16, device=sys.argv[1])).sum().item()
+"""
+_NF4_TRIAL_S = 120.0
+_PRECISIONS = {
+    "auto": None,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 # They tell of every int8 matrix product's cast, and of an optional kernel that is not installed.
 _CHATTY_MODULES = ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops")
 _TRANSFORMERS_FAILURES = (
@@ -49,9 +64,18 @@ class Placement:
         return f"{weights} on {name}"
 
 
-def choose_placement(checkpoint: Checkpoint, quantization: str, device: str) -> Placement:
-    """Decide device and precision. Raises LoadError for what this machine can't do."""
-    if quantization != "none":
+def choose_placement(
+    checkpoint: Checkpoint, quantization: str, device: str, precision: str, progress: Progress
+) -> Placement:
+    """Decide device, precision and quantization. Raises LoadError for what this machine can't do.
+
+    The quantization `auto` is nf4 on CUDA, but none for a small model, for one that is quantized
+    already, and where bitsandbytes doesn't work, which `progress` is told.
+    """
+    if precision not in _PRECISIONS:
+        choices = ", ".join(_PRECISIONS)
+        raise LoadError(f'There is no precision "{precision}": choose one of {choices}.')
+    if quantization not in ("auto", "none"):
         _check_quantization(checkpoint, quantization)
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
@@ -61,14 +85,35 @@ def choose_placement(checkpoint: Checkpoint, quantization: str, device: str) -> 
         )
     if device not in ("auto", "cuda", "cpu"):
         raise LoadError(f'There is no device "{device}": choose auto, cuda or cpu.')
-    if device == "cpu" or not has_cuda:
-        small = checkpoint.parameters <= _FLOAT32_PARAMETERS
+    small = checkpoint.parameters <= _SMALL_PARAMETERS
+    on_cuda = device != "cpu" and has_cuda
+    if on_cuda:
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        dtype = torch.bfloat16 if has_bfloat16 else torch.float16
+        where = torch.device("cuda", torch.cuda.current_device())
+    else:
         dtype = torch.float32 if small else torch.bfloat16
-        return Placement(torch.device("cpu"), dtype, quantization)
-    dtype = (
-        torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    )
-    return Placement(torch.device("cuda", torch.cuda.current_device()), dtype, quantization)
+        where = torch.device("cpu")
+    if quantization == "auto":
+        worthwhile = on_cuda and not small and checkpoint.quantized_as is None
+        quantization = "nf4" if worthwhile and _nf4_works(where, progress) else "none"
+    return Placement(where, _PRECISIONS[precision] or dtype, quantization)
+
+
+def _nf4_works(device: torch.device, progress: Progress) -> bool:
+    """Whether bitsandbytes can multiply on `device`; `progress` is told why it can't."""
+    command = [sys.executable, "-c", _NF4_TRIAL, str(device)]
+    try:
+        trial = subprocess.run(command, capture_output=True, text=True, timeout=_NF4_TRIAL_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = first_line(error)
+    else:
+        if trial.returncode == 0:
+            _quieten()
+            return True
+        reason = (trial.stderr.strip() or f"exit status {trial.returncode}").splitlines()[-1][:200]
+    progress(f"not quantizing, because bitsandbytes does not work here ({reason})")
+    return False
 
 
 def load_model(checkpoint: Checkpoint, placement: Placement) -> PreTrainedModel:
@@ -151,14 +196,15 @@ def first_line(error: BaseException) -> str:
 
 def _check_quantization(checkpoint: Checkpoint, quantization: str) -> None:
     if quantization not in ("int8", "nf4"):
-        raise LoadError(f'There is no quantization "{quantization}": choose none, int8 or nf4.')
+        raise LoadError(
+            f'There is no quantization "{quantization}": choose auto, none, int8 or nf4.'
+        )
     if checkpoint.quantized_as is not None:
         raise LoadError(
             f"The model in {checkpoint.directory} is quantized already "
-            f"({checkpoint.quantized_as}): set the quantization to none."
+            f"({checkpoint.quantized_as}): set the quantization to auto or none."
         )
-    for module in _CHATTY_MODULES:
-        logging.getLogger(module).setLevel(logging.ERROR)
+    _quieten()
     try:
         import bitsandbytes  # noqa: F401  only to learn whether it works here
     except (ImportError, OSError, RuntimeError) as error:
@@ -166,6 +212,11 @@ def _check_quantization(checkpoint: Checkpoint, quantization: str) -> None:
             f"The quantization {quantization} needs bitsandbytes, which does not work here "
             f"({first_line(error)}): install it, or set the quantization to none."
         ) from error
+
+
+def _quieten() -> None:
+    for module in _CHATTY_MODULES:
+        logging.getLogger(module).setLevel(logging.ERROR)
 
 
 def quantization_config(placement: Placement) -> BitsAndBytesConfig:

@@ -66,6 +66,7 @@ def load_transformers_engine(
     *,
     quantization: str,
     device: str,
+    precision: str,
     max_pixels: int,
     family: str,
     options: Options,
@@ -74,7 +75,7 @@ def load_transformers_engine(
     progress = options.progress
     directory = find_checkpoint(model, progress)
     checkpoint = check_checkpoint(directory, model, family, progress)
-    placement = choose_placement(checkpoint, quantization, device)
+    placement = choose_placement(checkpoint, quantization, device, precision, progress)
     try:
         encoder = Encoder(directory, max_pixels)
     except (OSError, ValueError, KeyError, TypeError) as error:
