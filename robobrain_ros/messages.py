@@ -14,7 +14,7 @@ from geometry_msgs.msg import Point, Pose, PoseArray, PoseStamped, Quaternion, T
 from nav_msgs.msg import Path
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import ColorRGBA, Header
+from std_msgs.msg import Header
 from vision_msgs.msg import (
     BoundingBox2D,
     BoundingBox3D,
@@ -25,7 +25,6 @@ from vision_msgs.msg import (
     ObjectHypothesisWithPose,
     Point2D,
 )
-from visualization_msgs.msg import Marker, MarkerArray
 
 from robobrain_ros.acquisition import Poses
 from robobrain_ros.camera import Snapshot
@@ -162,7 +161,9 @@ def pose_of(lifted: Lifted) -> Pose:
     """Return the pose in the target frame; zero position where there is none."""
     if lifted.position is None:
         return Pose()
-    return Pose(position=_point(lifted.position), orientation=_quaternion(lifted.orientation))
+    return Pose(
+        position=point_message(lifted.position), orientation=_quaternion(lifted.orientation)
+    )
 
 
 def box_2d(box: NDArray[np.float64]) -> BoundingBox2D:
@@ -176,7 +177,7 @@ def box_2d(box: NDArray[np.float64]) -> BoundingBox2D:
 def box_3d(region: LiftedRegion) -> BoundingBox3D:
     """Return the box of the region's visible part, in the target frame."""
     message = BoundingBox3D()
-    message.center.position = _point(region.centre)
+    message.center.position = point_message(region.centre)
     message.center.orientation = _quaternion(region.box_orientation)
     message.size.x, message.size.y, message.size.z = map(float, region.size)
     return message
@@ -250,36 +251,6 @@ def transforms(result: Result, prefix: str, header: Header) -> list[TransformSta
     return frames
 
 
-def markers(result: Result, label: str, header: Header, lifetime: Duration) -> MarkerArray:
-    """Spheres with their normals, boxes, and the words, each in a namespace of its own."""
-    green = ColorRGBA(r=0.1, g=0.9, b=0.3, a=0.9)
-    clear = ColorRGBA(r=0.2, g=0.5, b=1.0, a=0.35)
-    white = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
-
-    def marker(space: str, kind: int, size: tuple[float, float, float], color: ColorRGBA) -> Marker:
-        new = Marker(header=header, ns=space, id=len(message.markers), type=kind, color=color)
-        new.scale.x, new.scale.y, new.scale.z = size
-        new.pose.orientation.w = 1.0
-        new.lifetime = lifetime
-        message.markers.append(new)
-        return new
-
-    message = MarkerArray(markers=[Marker(header=header, action=Marker.DELETEALL)])
-    for lifted in _with_position(result):
-        marker("points", Marker.SPHERE, (0.02, 0.02, 0.02), green).pose = pose_of(lifted)
-        if lifted.has_normal:
-            arrow = marker("normals", Marker.ARROW, (0.006, 0.012, 0.0), green)
-            arrow.points = [_point(lifted.position), _point(_tip(lifted, 0.08))]
-        if isinstance(lifted, LiftedRegion):
-            box = box_3d(lifted)
-            sizes = (max(box.size.x, 1e-3), max(box.size.y, 1e-3), max(box.size.z, 1e-3))
-            marker("boxes", Marker.CUBE, sizes, clear).pose = box.center
-        text = marker("words", Marker.TEXT_VIEW_FACING, (0.0, 0.0, 0.03), white)
-        text.text = label
-        text.pose.position = _point(_tip(lifted, 0.1))
-    return message
-
-
 def is_zero(stamp: Time | Duration) -> bool:
     """Whether a request left this field at its default."""
     return stamp.sec == 0 and stamp.nanosec == 0
@@ -287,13 +258,6 @@ def is_zero(stamp: Time | Duration) -> bool:
 
 def _with_position(result: Result) -> list[Lifted]:
     return [lifted for lifted in (*result.points, *result.regions) if lifted.position is not None]
-
-
-def _tip(lifted: Lifted, length: float) -> NDArray[np.float64]:
-    """Return the point `length` metres along the pose's z axis (its surface normal)."""
-    x, y, z, w = lifted.orientation
-    axis = np.array([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)])
-    return np.asarray(lifted.position) + length * axis
 
 
 def _hypothesis(label: str) -> ObjectHypothesisWithPose:
@@ -304,7 +268,8 @@ def _hypothesis(label: str) -> ObjectHypothesisWithPose:
     return message
 
 
-def _point(xyz: NDArray[np.float64]) -> Point:
+def point_message(xyz: NDArray[np.float64]) -> Point:
+    """xyz: (3,) metres."""
     return Point(x=float(xyz[0]), y=float(xyz[1]), z=float(xyz[2]))
 
 

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import traceback
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from builtin_interfaces.msg import Duration
 from geometry_msgs.msg import PoseArray
 from nav_msgs.msg import Path
 from numpy.typing import NDArray
@@ -21,10 +22,19 @@ from visualization_msgs.msg import MarkerArray
 from robobrain_ros import messages
 from robobrain_ros.drawing import draw
 from robobrain_ros.families import TaskKind
+from robobrain_ros.markers import MarkerBoard
 from robobrain_ros.pipeline import Result
+from robobrain_ros.style import PALETTE, Slots
 
 DEPTH = 10
-MARKER_LIFETIME = Duration(sec=10)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one answer is shown: its slot (style.py), and its picture if somebody wants that."""
+
+    slot: int
+    picture: Image | None
 
 
 class Outputs:
@@ -39,21 +49,30 @@ class Outputs:
         self._markers = node.create_lifecycle_publisher(MarkerArray, "~/markers", DEPTH)
         self._picture = node.create_lifecycle_publisher(Image, "~/annotated_image", DEPTH)
         self._transforms = TransformBroadcaster(node)
+        self._logger = node.get_logger()
+        self._slots = Slots()
+        self._board = MarkerBoard()
 
-    def picture(
-        self, rgb: NDArray[np.uint8], result: Result, words: str, header: Header
-    ) -> Image | None:
-        """Draw the answer if somebody subscribes to the annotated image."""
+    def look(self, rgb: NDArray[np.uint8], result: Result, words: str, header: Header) -> Look:
+        """Give the answer its colour, and draw it if somebody subscribes to the annotated image.
+
+        On the engine's thread. rgb: (H, W, 3) the image that was asked about; header: its own.
+        """
+        slot = self._slots.take(f"{result.answer.kind.value} {words}")
         if not _is_heard(self._picture):
-            return None
-        return messages.image_from(draw(rgb, result, words), header)
+            return Look(slot, None)
+        try:
+            drawn = draw(rgb, result, words, PALETTE[slot])
+        # Who asked gets the answer, whatever is wrong with its picture.
+        except Exception:  # noqa: BLE001
+            self._logger.error(f"Can't draw the answer: {traceback.format_exc()}")
+            return Look(slot, None)
+        return Look(slot, messages.image_from(drawn, header))
 
-    def publish(
-        self, result: Result, words: str, response: Any, picture: Image | None, frame: str
-    ) -> None:
+    def publish(self, result: Result, words: str, response: Any, look: Look, frame: str) -> None:
         """Publish one answered request; `frame` is the target frame of its 3D results."""
-        if picture is not None:
-            self._picture.publish(picture)
+        if look.picture is not None:
+            self._picture.publish(look.picture)
         if result.answer.kind is TaskKind.ASK:
             return
         header = Header(stamp=response.header.stamp, frame_id=frame)
@@ -64,7 +83,9 @@ class Outputs:
         if _is_heard(self._poses):
             self._poses.publish(messages.poses(result, header))
         if _is_heard(self._markers):
-            self._markers.publish(messages.markers(result, words, header, MARKER_LIFETIME))
+            camera_frame = response.header.frame_id
+            shown = self._board.show(result, words, header, camera_frame, look.slot)
+            self._markers.publish(shown)
         if result.answer.kind is TaskKind.TRAJECTORY and _is_heard(self._path):
             self._path.publish(messages.path(result.points, header))
         prefix = f"{self._frame_prefix}/{result.answer.kind.value}"

@@ -32,7 +32,7 @@ from robobrain_ros.engines.base import (
 from robobrain_ros.engines.worker import EngineWorker, Priority
 from robobrain_ros.errors import BrainError, ErrorCode
 from robobrain_ros.families import TaskKind, Think
-from robobrain_ros.outputs import Outputs
+from robobrain_ros.outputs import Look, Outputs
 from robobrain_ros.paths import PathHeight
 from robobrain_ros.pipeline import Lifting, Query, Result, StopSignal, View, infer
 from robobrain_ros.srv import Ask, GetAffordance, GroundObject, PointTo, PredictTrajectory
@@ -171,7 +171,7 @@ class RequestServer:
                 priority=Priority.TALK if query.is_talk else Priority.PERCEPTION,
                 stop=stop,
             )
-            result, picture = await self._waiting.result(job)
+            result, look = await self._waiting.result(job)
         except CancelledError:  # the node was cleaned up while the request was queued
             stop.set(_not_active())
             stop.check()
@@ -187,7 +187,7 @@ class RequestServer:
         busy += result.generation.decode_s + result.lift_s
         response.timing = messages.timing(result, max(waited, total - busy), total)
         # The client first: what goes out on topics is for whoever looks on.
-        self._waiting.later(self._publish, result, query.text, response, picture, frame)
+        self._waiting.later(self._publish, result, query.text, response, look, frame)
 
     def _publish(self, *answered: Any) -> None:
         try:
@@ -204,14 +204,14 @@ class RequestServer:
         poses: Poses,
         stop: StopSignal,
         report: Report | None,
-    ) -> Generator[GenerationRequest, Generation, tuple[Result, Any]]:
+    ) -> Generator[GenerationRequest, Generation, tuple[Result, Look]]:
         """Run on the engine's thread, as the worker's work."""
 
         def view() -> View:
             return messages.view_from(snapshot, poses)
 
         result, seen = yield from infer(engine, query, view, self._lifting(), stop, report)
-        return result, self._outputs.picture(seen.rgb, result, query.text, snapshot.color.header)
+        return result, self._outputs.look(seen.rgb, result, query.text, snapshot.color.header)
 
     def _lifting(self) -> Lifting:
         def value(name: str) -> Any:

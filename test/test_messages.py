@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from builtin_interfaces.msg import Duration, Time
+from builtin_interfaces.msg import Time
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
-from visualization_msgs.msg import Marker
 
 from robobrain_ros import messages, parameters
 from robobrain_ros.acquisition import Poses
@@ -85,15 +84,6 @@ def test_detections_have_a_box_per_answer_and_no_invented_confidence(result):
     assert len(flat.detections) == 3 and len(solid.detections) == 2
     hypothesis = solid.detections[0].results[0].hypothesis
     assert hypothesis.class_id == "can" and np.isnan(hypothesis.score)
-
-
-def test_markers_begin_by_deleting_the_last_answers(result):
-    markers = messages.markers(result, "can", HEADER, Duration(sec=3)).markers
-    assert markers[0].action == Marker.DELETEALL
-    assert len({(m.ns, m.id) for m in markers[1:]}) == len(markers) - 1
-    assert {m.ns for m in markers[1:]} == {"points", "normals", "boxes", "words"}
-    arrow = next(m for m in markers if m.ns == "normals")
-    assert arrow.points[1].z < arrow.points[0].z  # towards the camera
 
 
 def test_every_lifted_answer_is_a_tf_frame(result):
