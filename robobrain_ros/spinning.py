@@ -67,6 +67,14 @@ def until_signalled() -> threading.Event:
     SignalHandlerOptions.NO beside this.
     """
     asked = threading.Event()
+
+    def end(*_: object) -> None:
+        # A second one, as when a terminal and `ros2 launch` both send SIGINT, would kill Python
+        # while it exits.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        asked.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: asked.set())
+        signal.signal(number, end)
     return asked

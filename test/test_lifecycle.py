@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 
 import pytest
 from lifecycle_msgs.msg import Transition
@@ -142,6 +143,17 @@ def test_signals_end_the_process_cleanly(client, number, active, log_file):
     log_file.seek(0)
     log = log_file.read().decode()
     assert "Traceback" not in log and "terminate called" not in log
+
+
+def test_more_signals_while_it_ends_change_nothing(client):
+    """`ros2 launch` sends SIGINT to its nodes when the terminal has done so already."""
+    with NodeProcess(NODE) as node:
+        client.wait_for_node(60.0)
+        deadline = time.monotonic() + 60.0
+        while node.process.poll() is None and time.monotonic() < deadline:
+            node.process.send_signal(signal.SIGINT)
+            time.sleep(0.002)
+        assert node.process.returncode == 0
 
 
 def test_a_signal_answers_the_request_that_waits_and_ends_the_process(client, log_file):
