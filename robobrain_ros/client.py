@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small typed client of the node's services and lifecycle, blocking, on a thread of its own."""
+"""A small typed client of the node's services and lifecycle: awaited in a node, or blocking."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.client import Client
+from rclpy.node import Node
+from rclpy.task import Future
 
 from robobrain_ros.spinning import SpinThread
 from robobrain_ros.srv import Ask, GetAffordance, GroundObject, PointTo, PredictTrajectory
@@ -24,21 +27,90 @@ _NAMES = {
 }
 
 
+_POLL_S = 0.05  # for a service that isn't there yet
+
+
 class NoAnswer(Exception):
     """The service isn't there, or did not answer in time; the message names it."""
 
 
+class AsyncBrainClient:
+    """Calls one `robobrain` node from a node of yours, without ever blocking or spinning.
+
+    Every method returns an rclpy Future at once: await it in a callback that is a coroutine
+    (`async def`), or add a callback to it. Whoever spins your node completes it. A request waits
+    for its service to be there, for as long as that takes: cancel the future to give it up.
+    """
+
+    def __init__(self, node: Node, brain: str = "robobrain") -> None:
+        self._node, self._brain = node, brain
+        # A coroutine that waits holds its own callback group: the answer must come in another.
+        self._group = ReentrantCallbackGroup()
+        self._clients: dict[tuple[type, str], Client] = {}
+
+    def point_to(self, query: str, **fields: Any) -> Future:
+        """PointTo.Response: points on what `query` describes; fields: the request's others."""
+        return self.send(PointTo.Request(query=query, **fields))
+
+    def get_affordance(self, task: str, **fields: Any) -> Future:
+        """GetAffordance.Response: where a gripper should touch for `task`."""
+        return self.send(GetAffordance.Request(task=task, **fields))
+
+    def predict_trajectory(self, task: str, **fields: Any) -> Future:
+        """PredictTrajectory.Response: the gripper's way for `task`."""
+        return self.send(PredictTrajectory.Request(task=task, **fields))
+
+    def ground_object(self, query: str, **fields: Any) -> Future:
+        """GroundObject.Response: the box of what `query` describes."""
+        return self.send(GroundObject.Request(query=query, **fields))
+
+    def ask(self, query: str, **fields: Any) -> Future:
+        """Ask.Response: an answer in words."""
+        return self.send(Ask.Request(query=query, **fields))
+
+    def send(self, request: Any) -> Future:
+        """The response to a request of any of the node's services."""
+        client = self.client_for(request)
+        if client.service_is_ready():
+            return client.call_async(request)
+        answer = Future()
+
+        def when_ready() -> None:
+            if not answer.cancelled() and not client.service_is_ready():
+                return
+            self._node.destroy_timer(timer)
+            if not answer.cancelled():
+                sent = client.call_async(request)
+                sent.add_done_callback(lambda done: answer.set_result(done.result()))
+
+        timer = self._node.create_timer(_POLL_S, when_ready, callback_group=self._group)
+        return answer
+
+    def client_for(self, request: Any) -> Client:
+        """The rclpy client that a request goes through; made at its first use."""
+        service = next(service for service in _NAMES if isinstance(request, service.Request))
+        return self.client(service, f"{self._brain}/{_NAMES[service]}")
+
+    def client(self, service: type, name: str) -> Client:
+        """The rclpy client of any service."""
+        if (service, name) not in self._clients:
+            self._clients[service, name] = self._node.create_client(
+                service, name, callback_group=self._group
+            )
+        return self._clients[service, name]
+
+
 class BrainClient:
-    """Calls one `robobrain` node. Use as a context manager; rclpy must be initialised.
+    """The same, blocking. Use as a context manager; rclpy must be initialised.
 
     It spins a node of its own on a thread of its own, so it may be used from any thread but never
-    from an rclpy callback, which must not block.
+    from an rclpy callback, which must not block: use `AsyncBrainClient` there.
     """
 
     def __init__(self, brain: str = "robobrain", name: str = "brain_client") -> None:
         self.node = rclpy.create_node(name)
         self._brain = brain
-        self._clients: dict[tuple[type, str], Client] = {}
+        self._async = AsyncBrainClient(self.node, brain)
         self._spinner = SpinThread(name)
         self._spinner.executor.add_node(self.node)
         self._spinner.start()
@@ -72,8 +144,7 @@ class BrainClient:
 
     def send(self, request: Any, timeout_s: float = 60.0) -> Any:
         """Send a request of any of the node's services; raises NoAnswer in the end."""
-        service = next(service for service in _NAMES if isinstance(request, service.Request))
-        return self.call(service, f"{self._brain}/{_NAMES[service]}", request, timeout_s)
+        return self._answer(self._async.client_for(request), request, timeout_s)
 
     def wait_for_node(self, timeout_s: float) -> str:
         """Wait until the node answers and return its lifecycle state.
@@ -116,10 +187,11 @@ class BrainClient:
 
     def call(self, service: type, name: str, request: Any, timeout_s: float) -> Any:
         """Call any service, once, and block until it answers; raises NoAnswer."""
+        return self._answer(self._async.client(service, name), request, timeout_s)
+
+    def _answer(self, client: Client, request: Any, timeout_s: float) -> Any:
         deadline = time.monotonic() + timeout_s
-        client = self._clients.get((service, name))
-        if client is None:
-            client = self._clients[service, name] = self.node.create_client(service, name)
+        name = client.srv_name
         if not client.wait_for_service(timeout_s):
             raise NoAnswer(f"There is no service {name} after {timeout_s:.0f} s: start the node.")
         answered = threading.Event()

@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import rclpy
 from builtin_interfaces.msg import Duration, Time
 from rcl_interfaces.srv import DescribeParameters
+from rclpy.callback_groups import ReentrantCallbackGroup
 from sensor_msgs.msg import Image
 from setting import set_parameter
 
-from robobrain_ros.client import BrainClient
+from robobrain_ros.client import AsyncBrainClient, BrainClient
 from robobrain_ros.errors import ErrorCode
 from robobrain_ros.msg import ErrorCode as ErrorCodeMsg
 from robobrain_ros.msg import LiftedPoint
@@ -21,6 +24,7 @@ from robobrain_ros.sim.camera_node import color_image
 from robobrain_ros.sim.demo import corners
 from robobrain_ros.sim.processes import NodeProcess
 from robobrain_ros.sim.truth import box_iou
+from robobrain_ros.spinning import SpinThread
 from robobrain_ros.srv import (
     Ask,
     GetAffordance,
@@ -255,13 +259,20 @@ def test_bad_requests(brain, request_):
     assert_failed(refused(**{text_field: "x" * 5000}), ErrorCode.BAD_REQUEST)
     assert_failed(refused(camera="nobody"), ErrorCode.BAD_REQUEST)
     assert_failed(refused(think=7), ErrorCode.BAD_REQUEST)
-    assert_failed(refused(think=service.THINK_ON), ErrorCode.BAD_REQUEST)
     assert_failed(refused(timeout=Duration(sec=-1)), ErrorCode.BAD_REQUEST)
     broken = Image(width=64, height=48, encoding="rgb8", step=192)
     assert_failed(refused(image=broken), ErrorCode.BAD_REQUEST)
     unknown = color_image(np.zeros((48, 64, 3), np.uint8), "rgb8")
     unknown.encoding = "klingon8"
     assert_failed(refused(image=unknown), ErrorCode.BAD_REQUEST)
+
+
+def test_thinking_on_request_comes_apart_from_the_answer(brain, camera):
+    response = point(brain, camera, think=PointTo.Request.THINK_ON)
+    assert response.success, response.error_msg
+    assert len(response.thinking) > 10
+    assert response.answer.startswith("[")
+    assert not point(brain, camera).thinking
 
 
 def test_ask_refuses_what_is_not_served_yet(brain):
@@ -315,3 +326,31 @@ def test_every_parameter_is_described(brain):
 def test_parameters_that_cannot_change_now_are_refused(brain, name, value):
     result = set_parameter(brain, name, value)
     assert not result.successful and result.reason
+
+
+def test_the_async_client_is_awaited_in_a_callback_and_holds_nothing_up(brain, camera):
+    node, spinner = rclpy.create_node("planner"), SpinThread("planner")
+    spinner.executor.add_node(node)
+    client = AsyncBrainClient(node)
+    answers, ticks, done = [], [], threading.Event()
+
+    async def plan() -> None:
+        once.cancel()
+        asked = f"Point to the {camera.name}"
+        answers.append(await client.point_to(asked, target_frame="table"))
+        done.set()
+
+    def tick() -> None:
+        if not done.is_set():
+            ticks.append(time.monotonic())
+
+    once = node.create_timer(0.2, plan)
+    node.create_timer(0.002, tick, callback_group=ReentrantCallbackGroup())
+    spinner.start()
+    try:
+        assert done.wait(30.0)
+    finally:
+        spinner.stop()
+        node.destroy_node()
+    assert_on_object(answers[0], camera)
+    assert len(ticks) > 10  # the executor went on while the answer was awaited
