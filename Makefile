@@ -33,15 +33,16 @@ LINKED := $(shell find robobrain_ros config $(wildcard launch rviz) -type f -not
 # The modules without ROS, whose message types mypy would not know.
 TYPED := $(addprefix robobrain_ros/,tasks.py families.py forms.py coordinates.py decoding.py depth.py \
   intrinsics.py lift_parameters.py lifted.py ownership.py paths.py registration.py segmentation.py \
-  splatting.py surfaces.py transforms.py tf_projection.py pipeline.py errors.py drawing.py engines)
+  splatting.py surfaces.py transforms.py tf_projection.py pipeline.py errors.py drawing.py \
+  lettering.py painting.py placing.py style.py engines)
 
 # A ROS 2 shell of its own: nothing outside this machine is seen, and no other run on it either.
 ROS := . $(VENV)/bin/activate && . install/setup.bash && \
   export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_DOMAIN_ID=$$((RANDOM % 100 + 1)) && \
   export FASTRTPS_DEFAULT_PROFILES_FILE=$(CURDIR)/config/fastdds_large_images.xml
 
-.PHONY: help setup build test lint demo nano nano-eval bench-lift bench-engine bench-grammar \
-  bench-node bench-busy clean FORCE
+.PHONY: help setup build test lint demo pick nano nano-eval bench-lift bench-engine bench-grammar \
+  bench-node bench-busy bench-pick clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,12 +68,21 @@ demo: $(BUILT) ## five questions about a simulated table, or IMAGE=photo.jpg QUE
 	{ [ -z "$$DEMO_QUERY" ] || options+=("--query=$$DEMO_QUERY"); } && \
 	python -m robobrain_ros.sim.demo "$${options[@]}" $(ARGS)
 
-nano: $(DONE)/graphics ## render data for the nano model and train it
-	@. $(VENV)/bin/activate && python -m robobrain_ros.nano.dataset && \
-	python -m robobrain_ros.nano.train $(ARGS)
+pick: export PICK_QUERY := $(value QUERY)
+pick: $(BUILT) ## one pick in the simulator, QUERY="the red can", and a film of it
+	@$(ROS) && options=() && \
+	{ [ -z "$$PICK_QUERY" ] || options+=("--query=$$PICK_QUERY"); } && \
+	MUJOCO_GL=egl python -m robobrain_ros.sim.pick "$${options[@]}" $(ARGS)
 
-nano-eval: $(DONE)/graphics ## accuracy of the nano model on unseen scenes
-	@. $(VENV)/bin/activate && python -m robobrain_ros.nano.evaluate $(ARGS)
+nano: $(DONE)/graphics ## render data for the nano model, train it and measure it: about two hours on two cores
+	@. $(VENV)/bin/activate && export MUJOCO_GL=egl && python -m robobrain_ros.nano.dataset && \
+	python -m robobrain_ros.nano.train $(ARGS) 2>&1 | tee build/nano/train.log && \
+	python -m robobrain_ros.nano.report curve --out build/nano/model/curve.png && \
+	python -m robobrain_ros.nano.report failures --model build/nano/model --out build/nano/model/failures.jpg && \
+	python -m robobrain_ros.nano.evaluate --model build/nano/model
+
+nano-eval: $(DONE)/graphics ## accuracy of the nano model on unseen scenes, in four precisions
+	@. $(VENV)/bin/activate && MUJOCO_GL=egl python -m robobrain_ros.nano.evaluate $(ARGS)
 
 bench-lift: $(DONE)/graphics ## how far lifted points are from the truth, ours and as others lift them
 	@. $(VENV)/bin/activate && PYTHONPATH=. OMP_NUM_THREADS=1 python bench/lift.py $(ARGS)
@@ -88,6 +98,9 @@ bench-node: $(BUILT) ## what a request costs beside the model, and what idling c
 
 bench-busy: $(BUILT) ## how the node answers everything else while its model is busy
 	@$(ROS) && PYTHONPATH=bench:$$PYTHONPATH python bench/busy.py $(ARGS)
+
+bench-pick: $(BUILT) ## how many of 50 objects the arm picks by the node's answers
+	@$(ROS) && MUJOCO_GL=egl python bench/pick.py $(ARGS)
 
 clean: ## remove what build made; .venv and the nano model's data stay
 	rm -rf $(BUILT) build/files.txt $(addprefix build/,robobrain_ros $(notdir $(PACKAGES))) install log

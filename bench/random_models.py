@@ -47,7 +47,7 @@ SHAPES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     ),
     "tiny": (
         {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
-         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512,
+         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 768,
          "tie_word_embeddings": True},
         {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2,
          "fullatt_block_indexes": [1]},
@@ -101,6 +101,6 @@ def save(shape: str, directory: Path, seed: int = 0, dtype: torch.dtype = torch.
     images = json.loads((NANO_DIRECTORY / "preprocessor_config.json").read_text())
     (directory / "preprocessor_config.json").write_text(json.dumps(images | {"size": _LIMITS}))
     saved = json.loads((directory / "config.json").read_text())
-    saved |= {"robobrain_family": "robobrain2_3b"}
+    saved |= {"robobrain_family": "robobrain2"}
     (directory / "config.json").write_text(json.dumps(saved))
     return directory

@@ -29,11 +29,12 @@ from transformers import (
 from robobrain_ros.coordinates import sent_size
 from robobrain_ros.engines.grammar import Constraint, Grammar, restrict
 from robobrain_ros.engines.patches import resized
-from robobrain_ros.families import FAMILIES, TaskKind
+from robobrain_ros.families import FAMILIES, TaskKind, Think
 from robobrain_ros.forms import answer_form
 from robobrain_ros.tasks import build_prompt
 
-FAMILY = FAMILIES["robobrain2_3b"]
+FAMILY = FAMILIES["robobrain2"]
+OPENING = FAMILY.openings[Think.DEFAULT]
 _PAD = "<|image_pad|>"
 
 
@@ -90,7 +91,9 @@ class Reference:
         chat = self._tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-        chat = chat.replace(_PAD, _PAD * (int(grid.prod()) // self._images.merge_size**2))
+        chat = (chat + OPENING).replace(
+            _PAD, _PAD * (int(grid.prod()) // self._images.merge_size**2)
+        )
         ids = self._tokenizer(chat, return_tensors="pt")["input_ids"].to(self._device)
         pad = self._tokenizer.convert_tokens_to_ids(_PAD)
         written = self.model.generate(
@@ -122,7 +125,7 @@ class Reference:
         form = answer_form(question.kind, FAMILY)
         if self._grammar is None or form is None:
             return {}
-        follower = _Follower(self._grammar.constrain(form, sent, ""))
+        follower = _Follower(self._grammar.constrain(form, sent, OPENING))
         return {
             "logits_processor": LogitsProcessorList([follower]),
             "stopping_criteria": StoppingCriteriaList([_Complete(follower)]),

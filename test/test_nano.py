@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shipped model: tokenizer, training forward, labels, and one real answer of the weights."""
 
-import random
+import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -15,51 +16,47 @@ from transformers import Qwen2_5_VLForConditionalGeneration  # noqa: E402
 
 from robobrain_ros.engines import create_engine  # noqa: E402
 from robobrain_ros.engines.base import GenerationRequest, generate  # noqa: E402
-from robobrain_ros.families import FAMILIES, TaskKind  # noqa: E402
+from robobrain_ros.families import TaskKind, Think  # noqa: E402
 from robobrain_ros.forms import answer_form  # noqa: E402
-from robobrain_ros.nano import evaluate, questions, views  # noqa: E402
+from robobrain_ros.nano import evaluate, scoring, views, vocabulary  # noqa: E402
 from robobrain_ros.nano.architecture import (  # noqa: E402
     MODEL_DIRECTORY,
-    SENT_HEIGHT,
-    SENT_WIDTH,
+    SENT_SIZES,
+    TOKEN_PIXELS,
     build_config,
     build_image_processor,
 )
-from robobrain_ros.nano.batches import (  # noqa: E402
-    COLUMNS,
+from robobrain_ros.nano.batches import Layout, TrainingBatches, Words, patches_of  # noqa: E402
+from robobrain_ros.nano.dataset import render_scene  # noqa: E402
+from robobrain_ros.nano.fast_forward import FastForward, normalise  # noqa: E402
+from robobrain_ros.nano.questions import Question, Topic  # noqa: E402
+from robobrain_ros.nano.talk import ABSENT  # noqa: E402
+from robobrain_ros.nano.targets import (  # noqa: E402
+    CLASSES,
     IGNORED,
-    IMAGE_TOKENS,
-    ROWS,
-    Layout,
-    patches_of,
+    TABLE,
+    dominant,
+    meant_tokens,
     token_targets,
 )
-from robobrain_ros.nano.dataset import NAMES, ObjectInfo, Scene, SceneInfo  # noqa: E402
-from robobrain_ros.nano.fast_forward import FastForward, window_order  # noqa: E402
-from robobrain_ros.nano.tokenizer import build_tokenizer, prompt_phrases  # noqa: E402
+from robobrain_ros.nano.tokenizer import FAMILY, build_tokenizer, prompt_phrases  # noqa: E402
 from robobrain_ros.nano.train import attention_bias, learning_rate  # noqa: E402
-from robobrain_ros.nano.validation import normalise  # noqa: E402
-from robobrain_ros.sim.tabletop import COLOURS, KINDS  # noqa: E402
-from robobrain_ros.sim.truth import box_iou, mask_box  # noqa: E402
-from robobrain_ros.tasks import build_prompt, parse_answer  # noqa: E402
+from robobrain_ros.sim.tabletop import Tabletop  # noqa: E402
+from robobrain_ros.tasks import build_prompt  # noqa: E402
 
-FAMILY = FAMILIES["robobrain2_3b"]
+TURN = "the red mug<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return build_tokenizer(questions.vocabulary_texts(NAMES, KINDS))
+    return build_tokenizer(vocabulary.vocabulary_texts())
 
 
-def synthetic_scene(width=400, height=300):
-    """A red mug's rectangle, an overlapping cube's, and a speck that is too small to ask about."""
-    labels = np.zeros((height, width), np.uint8)
-    labels[60:120, 80:160] = 1
-    labels[100:160, 140:200] = 2
-    labels[200:204, 300:304] = 3
-    rgb = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    objects = tuple(ObjectInfo(f"red {kind}", kind, "red") for kind in ("mug", "cube", "ball"))
-    return Scene(rgb, labels, SceneInfo(0, objects, (200.0, 30.0)))
+@pytest.fixture(scope="module")
+def scene():
+    tabletop = Tabletop(400, 300)
+    yield render_scene(tabletop, 2_000_103)
+    tabletop.close()
 
 
 class TestTokenizer:
@@ -92,39 +89,47 @@ class TestTokenizer:
             "<|im_start|>assistant\n"
         )
 
-    def test_training_prefix_is_the_chat_format(self, tokenizer):
-        layout = Layout(tokenizer)
-        image = "<|image_pad|>" * IMAGE_TOKENS
-        content = [{"type": "image"}, {"type": "text", "text": "the red mug"}]
+    def test_training_turns_are_the_chat_format(self, tokenizer):
+        words = Words(tokenizer)
+        layout = Layout(words, SENT_SIZES[0])
+        image = "<|image_pad|>" * layout.image_tokens
+        question = Question(Topic.POINT, TaskKind.POINT, "the red mug", "[(1, 2)]", "It is there.")
+        content = [
+            {"type": "image"},
+            {"type": "text", "text": build_prompt(TaskKind.POINT, "the red mug", FAMILY)},
+        ]
         chat = tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
-        whole = tokenizer(chat.replace("<|image_pad|>", image))["input_ids"]
-        assert [*layout.prefix, *layout.prompt("the red mug")] == whole
+        ).replace("<|image_pad|>", image)
+        for think, answer in (
+            (False, "<think></think><answer>[(1, 2)]</answer>"),
+            (True, "<think>It is there.</think><answer>[(1, 2)]</answer>"),
+        ):
+            prompt, said = words.example(question, think)
+            assert chat.endswith("assistant\n")
+            whole = tokenizer(f"{chat}{answer}<|im_end|>")["input_ids"]
+            assert [*layout.prefix, *prompt, *said] == whole
 
 
 class TestFastForward:
-    def test_window_order_needs_whole_windows(self):
-        with pytest.raises(ValueError, match="windows"):
-            window_order(9, 10, 3)
-
-    def test_equals_the_library(self, tokenizer):
+    @pytest.mark.parametrize("size", SENT_SIZES)
+    def test_equals_the_library(self, tokenizer, size):
         torch.manual_seed(0)
         config = build_config(tokenizer, vision_layers=2, text_layers=2)
         model = Qwen2_5_VLForConditionalGeneration(config).eval()
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
-        layout = Layout(tokenizer)
-        rgb = np.random.default_rng(0).integers(
-            0, 255, (SENT_HEIGHT, SENT_WIDTH, 3), dtype=np.uint8
-        )
-        ids = torch.tensor([[*layout.prefix, *layout.prompt("the red mug")]])
+        words = Words(tokenizer)
+        layout = Layout(words, size)
+        shape = (size[1], size[0], 3)
+        rgb = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+        ids = torch.tensor([[*layout.prefix, *words.prompt(TURN)]])
         length, start = ids.shape[1], layout.image_start
         image = build_image_processor()(images=[Image.fromarray(rgb)], return_tensors="pt")
-        forward = FastForward(model, ROWS, COLUMNS)
+        forward = FastForward(model, layout.rows, layout.columns)
         after = layout.next_position + np.arange(length - len(layout.prefix))
-        positions = np.concatenate([layout.prefix_positions, np.tile(after, (3, 1))], 1)
+        positions = np.concatenate([layout.positions, np.tile(after, (3, 1))], 1)
         segment = torch.zeros(1, length, dtype=torch.long)
         segment[:, len(layout.prefix) :] = 1
         with torch.no_grad():
@@ -136,7 +141,7 @@ class TestFastForward:
             patches = torch.from_numpy(patches_of(rgb))[None]
             tokens = forward.image_tokens(normalise(patches, torch.float32))
             x = model.model.language_model.embed_tokens(ids)
-            x = torch.cat([x[:, :start], tokens, x[:, start + IMAGE_TOKENS :]], 1)
+            x = torch.cat([x[:, :start], tokens, x[:, start + layout.image_tokens :]], 1)
             cos, sin = forward.rotary(torch.from_numpy(positions)[:, None])
             bias = attention_bias(segment, torch.float32)
             x = forward.language_layers(x, cos, sin, bias, 0, None)
@@ -150,56 +155,53 @@ class TestFastForward:
         assert seen[4] == [True, True, False, False, True, False]
 
 
-class TestLabels:
-    def test_whole_view_scales_boxes_exactly(self):
-        view = views.make_view(synthetic_scene(), None)
-        mug, cube = view.targets
-        assert mug.box == (67, 50, 134, 101)
-        assert cube.box == (118, 84, 168, 134)
-        assert view.partly
+class TestBatches:
+    def test_token_targets_mark_what_a_token_shows(self, scene):
+        view = views.resized_view(scene, SENT_SIZES[0])
+        targets = token_targets(view, *dominant(view))
+        columns = view.width // TOKEN_PIXELS
+        assert len(targets["kind"]) == columns * view.height // TOKEN_PIXELS
+        for one in view.seen:
+            token = one.point[1] // TOKEN_PIXELS * columns + one.point[0] // TOKEN_PIXELS
+            assert CLASSES[targets["kind"][token]] == one.info.kind
+            assert targets["numbers"][token, :6].tolist() == [*one.point, *one.box]
+            assert targets["middle"][token] == 1
+            assert targets["measures"][token, 2] == pytest.approx(10 * one.info.height)
+        empty = targets["kind"] == TABLE
+        assert empty.any()
+        assert (targets["numbers"][empty] == IGNORED).all()
 
-    def test_point_is_well_inside_a_ring(self):
-        rows, columns = np.mgrid[:100, :100]
-        radius = np.hypot(rows - 50, columns - 50)
-        x, y = views.inner_point((radius > 25) & (radius < 45))
-        assert 29 < np.hypot(x - 50, y - 50) < 41
+    def test_what_a_question_is_about_is_marked(self, scene):
+        view = views.resized_view(scene, SENT_SIZES[0])
+        best, _ = dominant(view)
+        one = view.seen[0]
+        about = Question(Topic.POINT, TaskKind.POINT, "", "", "", label=one.label)
+        np.testing.assert_array_equal(meant_tokens(view, best, about)[:-1], best == one.label)
+        place = Question(Topic.FREE_SPACE, TaskKind.POINT, "", "", "", spot=(30, 60))
+        assert meant_tokens(view, best, place).nonzero()[0].tolist() == [1 + 2 * 13]
+        absent = Question(Topic.REFUSAL, TaskKind.POINT, "", "[]", "", label=ABSENT)
+        assert meant_tokens(view, best, absent).nonzero()[0].tolist() == [len(best)]
+        spoken = Question(Topic.COUNT, TaskKind.ASK, "", "3", "")
+        assert not meant_tokens(view, best, spoken).any()
 
-    @pytest.mark.parametrize("seed", range(20))
-    def test_random_views_keep_labels_and_targets_together(self, seed):
-        view = views.make_view(synthetic_scene(), random.Random(seed))
-        assert view.rgb.shape == (SENT_HEIGHT, SENT_WIDTH, 3)
-        for target in view.targets:
-            x, y = target.point
-            assert view.labels[y, x] == target.label
-            assert target.box == mask_box(view.labels == target.label)
-
-    def test_token_targets_mark_what_a_token_shows(self):
-        view = views.make_view(synthetic_scene(), None)
-        targets = token_targets(view, KINDS, tuple(COLOURS))
-        mug = view.targets[0]
-        token = mug.point[1] // 28 * COLUMNS + mug.point[0] // 28
-        assert targets["kind"][token] == KINDS.index("mug")
-        assert targets["numbers"][token].tolist() == [*mug.point, *mug.box]
-        assert targets["kind"][0] == len(KINDS)
-        assert (targets["numbers"][0] == IGNORED).all()
-
-    def test_answers_parse_to_what_was_meant(self):
-        view = views.make_view(synthetic_scene(), None)
-        mug = view.targets[0]
-        point = parse_answer(TaskKind.POINT, questions.format_point([mug.point]), FAMILY)
-        box = parse_answer(TaskKind.GROUNDING, questions.format_box(mug.box), FAMILY)
-        assert point.points.tolist() == [list(mug.point)]
-        assert box.boxes.tolist() == [list(mug.box)]
-
-    def test_reach_goes_from_gripper_to_goal_in_the_image(self):
-        path = questions.reach_points((168.0, 10.0), (67, 75))
-        assert path[0] == (168, 10)
-        assert path[-1] == (67, 75)
-        assert all(0 <= x < SENT_WIDTH and 0 <= y < SENT_HEIGHT for x, y in path)
-
-    def test_box_iou(self):
-        assert box_iou((0, 0, 10, 10), (5, 0, 15, 10)) == pytest.approx(1 / 3)
-        assert box_iou((0, 0, 10, 10), (10, 0, 20, 10)) == 0
+    def test_batches_teach_answers_only(self, tokenizer, scene, tmp_path):
+        info = json.dumps([asdict(scene.info)])
+        np.save(tmp_path / "train_0_rgb.npy", scene.rgb[None])
+        np.save(tmp_path / "train_0_codes.npy", scene.codes[None])
+        (tmp_path / "train_0.json").write_text(info)
+        stream = TrainingBatches(tmp_path, tokenizer, 2, 200, seed=1, rank=0)
+        other = TrainingBatches(tmp_path, tokenizer, 2, 200, seed=1, rank=1)
+        for batch, twin, _ in zip(stream, other, range(4)):
+            assert batch["size"] == twin["size"]
+            assert not torch.equal(batch["patches"], twin["patches"])
+            answered = batch["labels"] != IGNORED
+            assert answered.any() and (batch["weights"][answered] > 0).all()
+            assert (batch["weights"][~answered] == 0).all()
+            # A label is the next token of the same question.
+            row, at = answered.nonzero().T
+            assert (batch["labels"][row, at] == batch["ids"][row, at + 1]).all()
+            assert (batch["segment"][row, at] == batch["segment"][row, at + 1]).all()
+            assert (batch["segment"][row, at] > 0).all()
 
 
 def test_learning_rate_warms_up_and_anneals():
@@ -208,35 +210,53 @@ def test_learning_rate_warms_up_and_anneals():
     assert learning_rate(500, 1.0, 1.0, 0.5) == pytest.approx(0.01)
 
 
-@pytest.mark.skipif(
+needs_weights = pytest.mark.skipif(
     not (MODEL_DIRECTORY / "model.safetensors").exists(), reason="no trained weights here"
 )
-def test_shipped_weights_find_the_objects_of_a_new_scene():
-    scene = next(evaluate.evaluation_scenes(1, first_seed=2_000_100))
+
+
+@needs_weights
+def test_shipped_weights_answer_about_new_scenes():
+    asked = evaluate.questions_about(list(evaluate.evaluation_views(6, first_seed=2_000_100)))
     engine = create_engine("nano", device="cpu")
-    scores = evaluate.evaluate(engine, [scene])
+    scores = scoring.scores_of(engine, asked)
     engine.close()
-    assert np.mean(scores["point"]) >= 0.8
-    assert np.mean(scores["grounding"]) >= 0.6
+    assert np.mean(scores[Topic.POINT][scoring.IN_MASK]) >= 0.8
+    assert np.mean(scores[Topic.FREE_SPACE][scoring.IN_MASK]) >= 0.6
+    assert np.mean(scores[Topic.RELATION][scoring.IN_MASK]) >= 0.6
+    assert np.mean(scores[Topic.BOX][scoring.IOU]) >= 0.6
+    assert np.mean(scores[Topic.AFFORDANCE][scoring.IOU]) >= 0.4
+    assert np.mean(scores[Topic.TRAJECTORY][scoring.DFD]) <= 0.25
+    assert np.mean(scores[Topic.REFUSAL][scoring.REFUSED]) >= 0.6
 
 
-@pytest.mark.skipif(
-    not (MODEL_DIRECTORY / "model.safetensors").exists(), reason="no trained weights here"
-)
+@needs_weights
+def test_thinking_is_short_and_leads_to_an_answer():
+    view = next(evaluate.evaluation_views(1, first_seed=2_000_100))
+    engine = create_engine("nano", device="cpu")
+    for question in scoring.drawn_questions(view, {Topic.POINT: 3, Topic.COUNT: 2}, 0):
+        _, generation = scoring.ask(engine, view, question, Think.ON)
+        thought, found, answer = generation.text.partition("</think><answer>")
+        assert found and len(thought) > 10
+        assert answer
+    engine.close()
+
+
+@needs_weights
 def test_answers_that_fit_their_form_are_not_changed_by_it():
     """Held to the form, the model says what it says by itself, in fewer steps."""
-    scene = next(evaluate.evaluation_scenes(1, first_seed=2_000_100))
+    view = next(evaluate.evaluation_views(1, first_seed=2_000_100))
     held, free = (create_engine("nano", device="cpu", grammar=grammar) for grammar in (True, False))
+    opening = FAMILY.openings[Think.DEFAULT]
     kinds = set()
-    for question in evaluate.questions_about(scene):
-        form = answer_form(question.kind, FAMILY)
-        prompt = build_prompt(question.kind, question.request, FAMILY)
-        request = GenerationRequest(scene.rgb, prompt, "", 128, form)
+    for _, question in evaluate.questions_about([view]):
+        form = answer_form(question.task, FAMILY)
+        prompt = build_prompt(question.task, question.text, FAMILY)
+        request = GenerationRequest(view.rgb, prompt, opening, 160, form)
         under_form, alone = generate(held, request), generate(free, request)
-        assert under_form.text == alone.text
-        # Its end need not be said.
-        assert under_form.tokens_out == alone.tokens_out - bool(form)
-        kinds.add(question.kind)
+        assert under_form.text == alone.text.removesuffix("</answer>" if form else "")
+        assert under_form.tokens_out <= alone.tokens_out
+        kinds.add(question.task)
     assert kinds == set(TaskKind)
     held.close()
     free.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration of the shipped model: Qwen2.5-VL's architecture with four million parameters."""
+"""Configuration of the shipped model: Qwen2.5-VL's architecture with five million parameters."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from robobrain_ros.nano.tokenizer import FAMILY_NAME
 PATCH = 14
 MERGE = 2
 TOKEN_PIXELS = PATCH * MERGE
-# A 640x480 camera image is sent as 336x252: 12 x 9 image tokens.
-SENT_WIDTH, SENT_HEIGHT = 336, 252
-# A little more than 336 * 252, so that the resize rule's floor cannot lose a row to rounding.
-MAX_PIXELS = 86_000
+# 448 x 252 pixels, which is all of a 16:9 image (16 x 9 image tokens); a little more, so that the
+# resize rule's floor cannot lose a row to rounding.
+MAX_PIXELS = 112_900
 MIN_PIXELS = 56 * 56
-# 3 x 3 image tokens a window: 12 x 9 tokens are then exactly 4 x 3 windows.
-WINDOW_PIXELS = 84
+SENT_SIZES = ((364, 280), (308, 252), (448, 252))
+"""Width and height in which images of 640x480, 320x240 and 1280x720 are sent: training's sizes."""
+# 4 x 4 image tokens a window.
+WINDOW_PIXELS = 112
 MODEL_DIRECTORY = Path(__file__).parent / "model"
 
 
@@ -29,10 +30,10 @@ def build_config(
     *,
     vision_width: int = 128,
     vision_mlp: int = 384,
-    vision_layers: int = 6,
+    vision_layers: int = 8,
     text_width: int = 192,
     text_mlp: int = 512,
-    text_layers: int = 5,
+    text_layers: int = 6,
     rope_theta: float = 1000.0,
 ) -> Qwen2_5_VLConfig:
     """A `Qwen2_5_VLConfig` whose widths are multiples of 64 (nf4 blocks).
@@ -88,7 +89,7 @@ def build_config(
 
 
 def build_image_processor() -> Qwen2VLImageProcessorPil:
-    """Qwen's image processor, limited to about 336x252 pixels; needs no torchvision."""
+    """Qwen's image processor, limited to about 448x252 pixels; needs no torchvision."""
     return Qwen2VLImageProcessorPil(size={"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS})
 
 

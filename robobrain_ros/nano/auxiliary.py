@@ -10,58 +10,107 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robobrain_ros.nano.batches import IGNORED
+from robobrain_ros.nano.architecture import TOKEN_PIXELS
+from robobrain_ros.nano.targets import (
+    BACKGROUND,
+    CLASSES,
+    COLOUR_CLASSES,
+    IGNORED,
+    MEASURES,
+    NO_COLOUR,
+    NUMBERS,
+)
 
-_NUMBERS, _DIGITS = 6, 3
-_BACKGROUND_WEIGHT = 0.2
+_DIGITS = 3
+_BACKGROUND_WEIGHT = 0.15
 
 
 class AuxiliaryHeads(nn.Module):
-    """Heads for `batches.token_targets`.
+    """Heads for `targets.token_targets`.
 
-    What and where (kind, colour, offsets) is read from the image tokens that the vision tower
-    emits; the decimal digits of point and box after the first language layers, because the
-    answer is spelt in digits.
+    What and where (kind, colour, offsets, size) is read from the image tokens that the vision tower
+    emits; the decimal digits of point and boxes after the first language layers, because answers
+    are spelt in digits. Which of the image tokens a question is about is read where its answer
+    begins, a layer later: finding it is what takes longest to learn from answers alone.
     """
 
-    def __init__(self, width: int, kinds: int, colours: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self._splits = [kinds + 1, colours + 2, _NUMBERS]
+        self._splits = [len(CLASSES), COLOUR_CLASSES, NUMBERS, MEASURES, 1]
         self.appearance = nn.Linear(width, sum(self._splits))
-        self.digits = nn.Linear(width, _NUMBERS * _DIGITS * 10)
+        self.digits = nn.Linear(width, NUMBERS * _DIGITS * 10)
+
+        self.key = nn.Linear(width, width, bias=False)
+        self.query = nn.Linear(width, width, bias=False)
+        self.none = nn.Linear(width, 1)
 
     def forward(self, tokens: Tensor, early: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw head outputs for vision `tokens` and `early` language states, both (B, 108, C)."""
+        """Raw head outputs for vision `tokens` and `early` language states, both (B, N, C)."""
         return self.appearance(tokens), self.digits(early)
 
     def loss(
-        self, appearance: Tensor, digits: Tensor, batch: dict[str, Tensor]
+        self, appearance: Tensor, digits: Tensor, batch: dict[str, Tensor], columns: int
     ) -> tuple[Tensor, dict[str, float]]:
-        """Total loss and log figures (accuracies, and the point's mean error in tokens)."""
-        kind, colour, offsets = appearance.float().split(self._splits, dim=-1)
-        covered = batch["numbers"][..., 0] != IGNORED
-        kind_loss = _class_loss(kind, batch["kind"])
-        colour_loss = _class_loss(colour, batch["colour"])
-        error = F.smooth_l1_loss(offsets[covered], batch["offsets"][covered], beta=0.1)
+        """Total loss and log figures (accuracies, and the numbers' mean error in pixels).
+
+        columns: image tokens in a row of the image.
+        """
+        kind, colour, offsets, measures, middle = appearance.float().split(self._splits, dim=-1)
+        known = batch["numbers"] != IGNORED
+        measured = batch["measures"] != IGNORED
+        covered = known[..., 2]
+        targets = _offsets(batch["numbers"], columns)
+        parts = {
+            "kind": _class_loss(kind, batch["kind"], BACKGROUND),
+            "colour": _class_loss(colour, batch["colour"], (NO_COLOUR,)),
+            "offset": 5 * F.smooth_l1_loss(offsets[known], targets[known], beta=0.1),
+            "size": F.smooth_l1_loss(measures[measured], batch["measures"][measured], beta=0.1),
+            "middle": F.binary_cross_entropy_with_logits(middle[..., 0], batch["middle"]),
+        }
         place = torch.tensor([100, 10, 1])
-        spelt = batch["numbers"][covered][..., None] // place % 10
-        guess = digits.float()[covered].view(-1, _NUMBERS, _DIGITS, 10)
-        digit_loss = F.cross_entropy(guess.flatten(0, 2), spelt.flatten())
+        spelt = batch["numbers"][known][:, None] // place % 10
+        guess = digits.float().unflatten(-1, (NUMBERS, _DIGITS, 10))[known]
+        parts["digits"] = F.cross_entropy(guess.flatten(0, 1), spelt.flatten())
         with torch.no_grad():
             figures = {
                 "kind": _accuracy(kind[covered], batch["kind"][covered]),
                 "colour": _accuracy(colour[covered], batch["colour"][covered]),
-                "offset": (offsets - batch["offsets"])[covered][:, :2].abs().mean().item(),
-                "tens": _accuracy(guess[:, :, 1], spelt[:, :, 1]),
-                "ones": _accuracy(guess[:, :, 2], spelt[:, :, 2]),
+                "pixels": TOKEN_PIXELS * (offsets - targets)[known].abs().mean().item(),
+                "tens": _accuracy(guess[:, 1], spelt[:, 1]),
+                "ones": _accuracy(guess[:, 2], spelt[:, 2]),
             }
-        return kind_loss + colour_loss + 2 * error + digit_loss, figures
+        return sum(parts.values(), torch.zeros(())), figures
+
+    def pointing(self, early: Tensor, asked: Tensor) -> Tensor:
+        """Scores (B, Q, N + 1) of the image tokens, and of none, that questions are about.
+
+        early: (B, N, C) of the image tokens, asked: (B, Q, C), both language states.
+        """
+        query = self.query(asked) * asked.shape[-1] ** -0.5
+        scores = torch.matmul(query, self.key(early).transpose(1, 2))
+        return torch.cat([scores, self.none(asked)], -1)
+
+    @staticmethod
+    def pointing_loss(scores: Tensor, meant: Tensor) -> tuple[Tensor, float]:
+        """Cross entropy with any of the tokens that are meant, and how often the best is one."""
+        about = meant.any(-1)
+        chances, right = scores.float()[about].log_softmax(-1), meant[about]
+        loss = -chances.masked_fill(~right, -torch.inf).logsumexp(-1).mean()
+        best = chances.argmax(-1, keepdim=True)
+        return loss, right.gather(1, best).float().mean().item()
 
 
-def _class_loss(scores: Tensor, target: Tensor) -> Tensor:
-    """Cross entropy; the last class is the background, which most tokens show."""
+def _offsets(numbers: Tensor, columns: int) -> Tensor:
+    """Pixels (B, N, 10) relative to their token's middle, in tokens."""
+    token = torch.arange(numbers.shape[1])
+    middles = torch.stack([token % columns, token // columns], -1) + 0.5
+    return numbers / TOKEN_PIXELS - middles.repeat(1, NUMBERS // 2)
+
+
+def _class_loss(scores: Tensor, target: Tensor, background: tuple[int, ...]) -> Tensor:
+    """Cross entropy; background classes, which most tokens show, count less."""
     weight = torch.ones(scores.shape[-1])
-    weight[-1] = _BACKGROUND_WEIGHT
+    weight[list(background)] = _BACKGROUND_WEIGHT
     return F.cross_entropy(
         scores.flatten(0, 1), target.flatten(), weight=weight, ignore_index=IGNORED
     )

@@ -19,178 +19,177 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from transformers import Qwen2TokenizerFast
 
-from robobrain_ros.nano.architecture import (
-    MERGE,
-    PATCH,
-    SENT_HEIGHT,
-    SENT_WIDTH,
-    TOKEN_PIXELS,
-    WINDOW_PIXELS,
-)
+from robobrain_ros.families import Think
+from robobrain_ros.nano.architecture import MERGE, PATCH, SENT_SIZES, TOKEN_PIXELS
 from robobrain_ros.nano.dataset import ScenePool
-from robobrain_ros.nano.fast_forward import window_order
-from robobrain_ros.nano.questions import sample_question
-from robobrain_ros.nano.views import View, make_view
+from robobrain_ros.nano.questions import Asker, Question
+from robobrain_ros.nano.targets import IGNORED, dominant, meant_tokens, token_targets
+from robobrain_ros.nano.tokenizer import FAMILY
+from robobrain_ros.nano.views import View, training_view
+from robobrain_ros.tasks import TaskKind, build_prompt
 
-ROWS, COLUMNS = SENT_HEIGHT // TOKEN_PIXELS, SENT_WIDTH // TOKEN_PIXELS
-IMAGE_TOKENS = ROWS * COLUMNS
-WINDOW_ORDER = window_order(ROWS, COLUMNS, WINDOW_PIXELS // TOKEN_PIXELS).numpy()
-IGNORED = -100
-# An image token is trained on an object that covers at least this many of its 784 pixels.
-_MIN_TOKEN_COVER = 20
+_SIZE_SHARES = (0.6, 0.15, 0.25)
 _REFRESH_BATCHES = 50
-_MAX_LABELS = 16
-_TOKEN_OF_PIXEL = (
-    np.arange(SENT_HEIGHT)[:, None] // TOKEN_PIXELS * COLUMNS
-    + np.arange(SENT_WIDTH) // TOKEN_PIXELS
-)
+_THINK_SHARE = 0.12
+_MOST_MISSES = 12
+# An answer of n tokens weighs n to this power: a path of sixty tokens more than a word, but not
+# sixty times as much.
+_ANSWER_WEIGHT = 0.3
+_WORD_WEIGHT = 3.0  # of an answer in words, whose one telling token would else count for little
+
+_MOST_QUESTIONS = 24
+
+Example = tuple[Sequence[int], Sequence[int]]
+"""Token ids of a prompt and of its answer."""
 
 
 def patches_of(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Patches (432, 3*14*14) of an image (252, 336, 3), image tokens in window order."""
-    grid = rgb.reshape(ROWS, MERGE, PATCH, COLUMNS, MERGE, PATCH, 3)
-    tokens = grid.transpose(0, 3, 1, 4, 6, 2, 5).reshape(IMAGE_TOKENS, MERGE**2, -1)
-    return tokens[WINDOW_ORDER].reshape(IMAGE_TOKENS * MERGE**2, -1)
+    """Patches (N, 3*14*14) of an image (H, W, 3), image tokens in raster order."""
+    rows, columns = rgb.shape[0] // TOKEN_PIXELS, rgb.shape[1] // TOKEN_PIXELS
+    grid = rgb.reshape(rows, MERGE, PATCH, columns, MERGE, PATCH, 3)
+    return grid.transpose(0, 3, 1, 4, 6, 2, 5).reshape(rows * columns * MERGE**2, -1)
 
 
-class Layout:
-    """Token ids and multimodal positions of the conversation around an image of the sent size."""
+class Words:
+    """Token ids of prompts and answers; prompts are kept."""
 
     def __init__(self, tokenizer: Qwen2TokenizerFast) -> None:
         self._tokenizer = tokenizer
-        before = self.encode(
-            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-            "<|im_start|>user\n<|vision_start|>"
-        )
-        image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-        self.prefix = [*before, *[image] * IMAGE_TOKENS, *self.encode("<|vision_end|>")]
-        self.image_start = len(before)
         self.pad = tokenizer.pad_token_id
         self.end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-        self.prefix_positions, self.next_position = self._positions()
+        self.image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self._prompts: dict[str, tuple[int, ...]] = {}
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, no special tokens added."""
-        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def decode(self, ids: Tensor) -> str:
-        """Text of token ids (N,), without special tokens."""
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
+        # Not through the tokenizer's own call, which takes longer than the training's views.
+        return self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
 
     def prompt(self, text: str) -> tuple[int, ...]:
-        """Token ids from a prompt, after the image, to the start of the answer."""
+        """Token ids of what follows the image, up to the end of `text`."""
         if text not in self._prompts:
-            turn = f"{text}<|im_end|>\n<|im_start|>assistant\n"
-            self._prompts[text] = tuple(self.encode(turn))
+            self._prompts[text] = tuple(self.encode(text))
         return self._prompts[text]
+
+    def example(self, question: Question, think: bool) -> Example:
+        """Prompt, with the opening of the answer, and the answer, with the thought before it."""
+        prompt = build_prompt(question.task, question.text, FAMILY)
+        opening = FAMILY.openings[Think.ON if think else Think.OFF]
+        turn = f"{prompt}<|im_end|>\n<|im_start|>assistant\n{opening}"
+        answer = f"{question.answer}</answer>"
+        if think:
+            answer = f"{question.thought}</think><answer>{answer}"
+        return self.prompt(turn), [*self.encode(answer), self.end]
+
+
+class Layout:
+    """Token ids and multimodal positions of what precedes the questions: system turn and image."""
+
+    def __init__(self, words: Words, size: tuple[int, int]) -> None:
+        """size: width and height of the image."""
+        self.columns, self.rows = size[0] // TOKEN_PIXELS, size[1] // TOKEN_PIXELS
+        self.image_tokens = self.rows * self.columns
+        before = words.encode(
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+            "<|im_start|>user\n<|vision_start|>"
+        )
+        image = [words.image] * self.image_tokens
+        self.prefix = [*before, *image, *words.encode("<|vision_end|>")]
+        self.image_start = len(before)
+        self.positions, self.next_position = self._positions()
 
     def _positions(self) -> tuple[NDArray[np.int64], int]:
         # Qwen2.5-VL: an image token's row and column count from the image's start; the text
         # after the image goes on from the larger side.
         positions = np.tile(np.arange(len(self.prefix)), (3, 1))
-        start, stop = self.image_start, self.image_start + IMAGE_TOKENS
-        rows, columns = np.divmod(np.arange(IMAGE_TOKENS), COLUMNS)
+        start, stop = self.image_start, self.image_start + self.image_tokens
+        rows, columns = np.divmod(np.arange(self.image_tokens), self.columns)
         positions[0, start:stop] = start
         positions[1, start:stop] = start + rows
         positions[2, start:stop] = start + columns
-        after = start + max(ROWS, COLUMNS)
+        after = start + max(self.rows, self.columns)
         positions[:, stop:] = after + np.arange(len(self.prefix) - stop)
         return positions, after + len(self.prefix) - stop
-
-
-def token_targets(
-    view: View, kinds: Sequence[str], colours: Sequence[str]
-) -> dict[str, NDArray[np.generic]]:
-    """What each image token shows, for the auxiliary heads.
-
-    Returns:
-        kind, colour: (108,) int64 classes; the count of classes is "background" for kinds and
-        "textured" for colours, one more is "background" for colours; `IGNORED` where an object
-        that is too little visible covers the token.
-        offsets: (108, 6) float32, object point and box relative to the token's centre, in tokens.
-        numbers: (108, 6) int64, point and box in pixels, `IGNORED` without an object.
-    """
-    kind = np.full(IMAGE_TOKENS, len(kinds), np.int64)
-    colour = np.full(IMAGE_TOKENS, len(colours) + 1, np.int64)
-    offsets = np.zeros((IMAGE_TOKENS, 6), np.float32)
-    numbers = np.full((IMAGE_TOKENS, 6), IGNORED, np.int64)
-    cells = (_TOKEN_OF_PIXEL * _MAX_LABELS + view.labels).ravel()
-    counts = np.bincount(cells, minlength=IMAGE_TOKENS * _MAX_LABELS)
-    counts = counts.reshape(IMAGE_TOKENS, _MAX_LABELS)[:, 1:]
-    best = np.where(counts.max(1) >= _MIN_TOKEN_COVER, counts.argmax(1) + 1, 0)
-    kind[best > 0] = colour[best > 0] = IGNORED
-    rows, columns = np.divmod(np.arange(IMAGE_TOKENS), COLUMNS)
-    centres = np.stack([columns, rows], 1) * TOKEN_PIXELS + TOKEN_PIXELS / 2
-    for target in view.targets:
-        covered = best == target.label
-        name = target.info.colour
-        kind[covered] = kinds.index(target.info.kind)
-        colour[covered] = colours.index(name) if name else len(colours)
-        numbers[covered] = values = np.array([*target.point, *target.box])
-        offsets[covered] = (values - np.tile(centres[covered], 3)) / TOKEN_PIXELS
-    return {"kind": kind, "colour": colour, "offsets": offsets, "numbers": numbers}
 
 
 class TrainingBatches(IterableDataset):
     """An endless stream of batches (dicts of tensors) from a directory of scenes.
 
-    patches (B, 432, 588) uint8; ids, labels (B, L) int64 (`labels` are the next tokens of answers,
-    else `IGNORED`); positions (3, B, L); segment (B, L) int64 (0 prefix, 1… questions, -1 padding);
-    and `token_targets` stacked. Without questions (`length` 0), L is the prefix's length.
+    size () int64, index into `SENT_SIZES`: all images of a batch have one; patches (B, 4N, 588)
+    uint8; ids, labels (B, L) int64 (`labels` are the next tokens of answers, else `IGNORED`);
+    weights (B, L) float32, of the labels in the loss;
+    positions (3, B, L); segment (B, L) int64 (0 prefix, 1… questions, -1 padding); asked (B, Q)
+    int64, where the questions' answers begin, and meant (B, Q, N + 1) bool of `meant_tokens`; and
+    `token_targets` stacked. Without questions (`length` 0), L is the prefix's length. Streams of
+    one `seed` have the same sizes in the same order, whatever their `rank`.
     """
 
     def __init__(
         self,
         directory: Path,
         tokenizer: Qwen2TokenizerFast,
-        kinds: Sequence[str],
-        colours: Sequence[str],
-        names: Sequence[str],
         batch_size: int,
         length: int,
         seed: int,
+        rank: int,
     ) -> None:
-        self._directory, self._layout = directory, Layout(tokenizer)
-        self._kinds, self._colours, self._names = kinds, colours, names
-        self._batch_size, self._seed = batch_size, seed
-        self._length = max(length, len(self._layout.prefix))
+        self._directory, self._words = directory, Words(tokenizer)
+        self._layouts = [Layout(self._words, size) for size in SENT_SIZES]
+        self._batch_size, self._length = batch_size, length
+        self._seed, self._rank = seed, rank
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         pool = ScenePool(self._directory, "train")
+        sizes = random.Random(self._seed)
         worker = torch.utils.data.get_worker_info()
-        rng = random.Random(self._seed * 1000 + (worker.id if worker else 0))
+        rng = random.Random(f"{self._seed} {self._rank} {worker.id if worker else 0}")
         count = 0
         while True:
             if count % _REFRESH_BATCHES == 0:
                 pool.refresh()
             count += 1
-            samples = [
-                self._sample(make_view(pool[rng.randrange(len(pool))], rng), rng)
-                for _ in range(self._batch_size)
-            ]
-            yield {
+            index = sizes.choices(range(len(SENT_SIZES)), _SIZE_SHARES)[0]
+            samples = [self._sample(index, self._view(pool, index, rng), rng)
+                       for _ in range(self._batch_size)]  # fmt: skip
+            batch = {
                 key: torch.from_numpy(
                     np.stack([s[key] for s in samples], 1 if key == "positions" else 0)
                 )
                 for key in samples[0]
             }
+            yield {"size": torch.tensor(index), **batch}
 
-    def _sample(self, view: View, rng: random.Random) -> dict[str, NDArray[np.generic]]:
-        layout, length, start = self._layout, self._length, len(self._layout.prefix)
-        ids = np.full(length, layout.pad, np.int64)
+    @staticmethod
+    def _view(pool: ScenePool, index: int, rng: random.Random) -> View:
+        """A view of the size, from the scenes whose shape is nearest to it."""
+        width, height = SENT_SIZES[index]
+        size = min(pool.sizes(), key=lambda s: abs(s[0] / s[1] - width / height))
+        scene = pool.scene(size, rng.randrange(pool.scenes(size)))
+        return training_view(scene, (width, height), rng)
+
+    def _sample(self, index: int, view: View, rng: random.Random) -> dict[str, NDArray[np.generic]]:
+        layout = self._layouts[index]
+        start = len(layout.prefix)
+        length = max(self._length and self._length + layout.image_tokens, start)
+        ids = np.full(length, self._words.pad, np.int64)
         labels = np.full(length, IGNORED, np.int64)
+        weights = np.zeros(length, np.float32)
         segment = np.full(length, -1, np.int64)
         positions = np.zeros((3, length), np.int64)
-        ids[:start], segment[:start], positions[:, :start] = (
-            layout.prefix,
-            0,
-            layout.prefix_positions,
-        )
-        for number, (prompt, answer) in enumerate(self._questions(view, rng, length - start), 1):
+        ids[:start], segment[:start], positions[:, :start] = layout.prefix, 0, layout.positions
+        asked = np.zeros(_MOST_QUESTIONS, np.int64)
+        meant = np.zeros((_MOST_QUESTIONS, layout.image_tokens + 1), bool)
+        best, background = dominant(view)
+        examples = self._examples(view, rng, length - start)
+        for number, (question, (prompt, answer)) in enumerate(examples, 1):
             stop = start + len(prompt) + len(answer)
             ids[start:stop] = [*prompt, *answer]
-            labels[start + len(prompt) - 1 : stop - 1] = answer
+            said = slice(start + len(prompt) - 1, stop - 1)
+            weight = _WORD_WEIGHT if question.task is TaskKind.ASK else 1.0
+            labels[said] = answer
+            weights[said] = weight * len(answer) ** (_ANSWER_WEIGHT - 1)
+            asked[number - 1] = said.start
+            meant[number - 1] = meant_tokens(view, best, question)
             segment[start:stop] = number
             positions[:, start:stop] = layout.next_position + np.arange(stop - start)
             start = stop
@@ -198,23 +197,29 @@ class TrainingBatches(IterableDataset):
             "patches": patches_of(view.rgb),
             "ids": ids,
             "labels": labels,
+            "weights": weights,
             "positions": positions,
             "segment": segment,
-            **token_targets(view, self._kinds, self._colours),
+            "asked": asked,
+            "meant": meant,
+            **token_targets(view, best, background),
         }
 
-    def _questions(
+    def _examples(
         self, view: View, rng: random.Random, room: int
-    ) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
-        targets = list(view.targets)
-        rng.shuffle(targets)
-        for attempt in range(4 * len(targets)):
-            drawn = sample_question(view, targets[attempt % len(targets)], self._names, rng)
-            if drawn is None:
+    ) -> Iterator[tuple[Question, Example]]:
+        if not room:
+            return
+        asker, misses, asked = Asker(view, rng), 0, set[str]()
+        while misses < _MOST_MISSES and len(asked) < _MOST_QUESTIONS:
+            question = asker.any()
+            if question is None or question.text in asked:
+                misses += 1
                 continue
-            prompt = self._layout.prompt(drawn[0])
-            answer = [*self._layout.encode(drawn[1]), self._layout.end]
+            asked.add(question.text)
+            prompt, answer = self._words.example(question, rng.random() < _THINK_SHARE)
             if len(prompt) + len(answer) > room:
-                return
+                misses += 4  # shorter ones may still fit
+                continue
             room -= len(prompt) + len(answer)
-            yield prompt, answer
+            yield question, (prompt, answer)

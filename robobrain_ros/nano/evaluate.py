@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Score a model on new tabletop scenes, through the package's own engine, prompts and parser.
 
-    python -m robobrain_ros.nano.evaluate --scenes 100
+    python -m robobrain_ros.nano.evaluate --scenes 300
 
-Scenes are of seeds that training never uses, 640x480 with the arm in view. Every object that
-`views.visible_labels` lets training ask about is asked for, as a point and as a box; two objects
-of each scene also in the smaller tasks. The last line is machine-readable.
+Scenes are of seeds that training never uses, at four cameras' sizes, with noise and blur. A second
+set is shifted: other table textures, cameras and objects than any that training saw. The last line
+is machine-readable.
 """
 
 from __future__ import annotations
@@ -14,172 +14,211 @@ import argparse
 import json
 import random
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from robobrain_ros.coordinates import boxes_to_image_pixels, to_image_pixels
 from robobrain_ros.engines import create_engine
-from robobrain_ros.engines.base import Engine, Generation, GenerationRequest, generate
+from robobrain_ros.engines.base import Engine
 from robobrain_ros.families import Think
-from robobrain_ros.forms import answer_form
-from robobrain_ros.nano.dataset import NAMES, Scene, describe
-from robobrain_ros.nano.questions import COLOUR_TEXT, COUNT_TEXT, PRESENCE_TEXT
-from robobrain_ros.nano.views import visible_labels
-from robobrain_ros.sim.tabletop import Tabletop
-from robobrain_ros.sim.truth import box_iou, mask_box
-from robobrain_ros.tasks import Answer, AnswerError, TaskKind, build_prompt, parse_answer
+from robobrain_ros.nano.dataset import Scene, render_scene
+from robobrain_ros.nano.questions import Question, Topic
+from robobrain_ros.nano.scoring import (
+    COLLIDES,
+    DFD,
+    HD,
+    IN_MASK,
+    IOU,
+    REACHES,
+    REFUSED,
+    RIGHT,
+    RMSE,
+    ask,
+    drawn_questions,
+    scores_of,
+)
+from robobrain_ros.nano.views import View, whole_view
+from robobrain_ros.sim.tabletop import SHIFTED, TRAINING, Tabletop
+from robobrain_ros.sim.variety import Variety
 
 FIRST_SEED = 1_000_000
-WIDTH, HEIGHT = 640, 480
-_MAX_NEW_TOKENS = 128
-_SECONDARY_OBJECTS = 2
-_FIGURES = {
-    TaskKind.POINT: "point in the mask",
-    TaskKind.GROUNDING: "box IoU",
-    TaskKind.AFFORDANCE: "box IoU",
-    TaskKind.TRAJECTORY: "end in the mask",
-    TaskKind.ASK: "right answer",
+SIZES = ((640, 480), (640, 480), (1280, 720), (320, 240), (848, 480))
+_QUERY_SIZE = (448, 336)
+_MODES = {
+    "fp32": {"precision": "float32"},
+    "bf16": {"precision": "bfloat16"},
+    "int8": {"quantization": "int8"},
+    "nf4": {"quantization": "nf4"},
 }
+_PER_SCENE = {
+    Topic.POINT: 5,
+    Topic.SPOTS: 2,
+    Topic.FREE_SPACE: 5,
+    Topic.RELATION: 5,
+    Topic.BOX: 5,
+    Topic.AFFORDANCE: 5,
+    Topic.TRAJECTORY: 6,
+    Topic.PRESENCE: 3,
+    Topic.SIDE: 2,
+    Topic.COUNT: 2,
+    Topic.COLOUR: 2,
+    Topic.WHAT: 2,
+    Topic.REFUSAL: 5,
+}
+_SPOKEN = (Topic.PRESENCE, Topic.SIDE, Topic.COUNT, Topic.COLOUR, Topic.WHAT)
+_SHARES = (IN_MASK, RIGHT, REFUSED, REACHES, COLLIDES)
+
+Figures = Mapping[Topic, Mapping[str, Sequence[float]]]
 
 
 @dataclass(frozen=True)
-class Question:
-    """A request; `label` is the object meant, or 0 when the right answer is `text`.
+class Column:
+    """One column of the table: figures by topic."""
 
-    `topic` tells questions of one task apart in the table.
-    """
+    name: str
+    figures: Figures
 
-    kind: TaskKind
-    request: str
-    label: int = 0
-    text: str = ""
-    topic: str = ""
+    def values(self, topics: Sequence[Topic], figure: str) -> list[float]:
+        return [v for t in topics for v in self.figures.get(t, {}).get(figure, ())]
 
-    @property
-    def row(self) -> str:
-        return f"{self.kind.value} {self.topic}".strip()
+    def mean(self, topics: Sequence[Topic], figure: str) -> float:
+        return float(np.mean(self.values(topics, figure)))
 
 
-def evaluation_scenes(count: int, first_seed: int = FIRST_SEED) -> Iterator[Scene]:
-    """`count` scenes with the arm shown, rendered at 640x480, from consecutive seeds."""
-    tabletop = Tabletop(WIDTH, HEIGHT)
-    try:
-        seed = first_seed
-        while count:
-            tabletop.reset(seed)
-            if tabletop.arm_shown:
-                rgb, labels = tabletop.render_rgb_labels()
-                yield Scene(rgb, labels, describe(tabletop, seed))
-                count -= 1
-            seed += 1
-    finally:
-        tabletop.close()
+def evaluation_views(
+    count: int, first_seed: int = FIRST_SEED, variety: Variety = TRAINING
+) -> Iterator[View]:
+    """`count` scenes from consecutive seeds, by turns at the `SIZES` of cameras' images."""
+    for size in sorted(set(SIZES)):
+        tabletop = Tabletop(*size, variety=variety)
+        try:
+            for seed in range(first_seed, first_seed + count):
+                if SIZES[seed % len(SIZES)] == size:
+                    scene = render_scene(tabletop, seed)
+                    rgb = seen_by_a_sensor(scene.rgb, random.Random(seed))
+                    yield whole_view(Scene(rgb, scene.codes, scene.info))
+        finally:
+            tabletop.close()
 
 
-def questions_about(scene: Scene) -> Iterator[Question]:
-    """Every question that the evaluation asks about a scene."""
-    objects = scene.info.objects
-    labels, partly = visible_labels(scene.labels, len(objects))
-    for label in labels:
-        name = objects[label - 1].name
-        yield Question(TaskKind.POINT, f"Point to the {name}", label)
-        yield Question(TaskKind.GROUNDING, f"the {name}", label)
-    for label in labels[:_SECONDARY_OBJECTS]:
-        name = objects[label - 1].name
-        yield Question(TaskKind.AFFORDANCE, f"pick up the {name}", label)
-        if scene.info.gripper is not None:
-            yield Question(TaskKind.TRAJECTORY, f"move the gripper to the {name}", label)
-        yield Question(TaskKind.ASK, PRESENCE_TEXT.format(name), text="Yes", topic="presence")
-    if partly:
-        return
-    absent = [name for name in NAMES if name not in {item.name for item in objects}]
-    for name in random.Random(scene.info.seed).sample(absent, _SECONDARY_OBJECTS):
-        yield Question(TaskKind.ASK, PRESENCE_TEXT.format(name), text="No", topic="presence")
-    yield Question(TaskKind.ASK, COUNT_TEXT, text=str(len(labels)), topic="count")
-    kinds = [objects[label - 1].kind for label in labels]
-    for label in labels:
-        item = objects[label - 1]
-        if item.colour and kinds.count(item.kind) == 1:
-            question = COLOUR_TEXT.format(item.kind)
-            yield Question(TaskKind.ASK, question, text=item.colour, topic="colour")
+def seen_by_a_sensor(rgb: NDArray[np.uint8], rng: random.Random) -> NDArray[np.uint8]:
+    """An image (H, W, 3) with noise, and in half of the cases a little blurred."""
+    if rng.random() < 0.5:
+        rgb = cv2.GaussianBlur(rgb, (3, 3), rng.uniform(0.4, 0.9))
+    generator = np.random.default_rng(rng.getrandbits(32))
+    noise = generator.normal(0, rng.uniform(0, 5), rgb.shape)
+    return np.clip(np.rint(rgb + noise), 0, 255).astype(np.uint8)
 
 
-def score(
-    question: Question, scene: Scene, answer: Answer, engine: Engine, sent: tuple[int, int]
-) -> float:
-    """Score 0 to 1 of an answer; `sent` is the (width, height) of the image that the model saw."""
-    if question.kind is TaskKind.ASK:
-        return float(answer.text.strip(" .").lower() == question.text.lower())
-    mask = scene.labels == question.label
-    frame = (engine.family.frame, engine.family.axis_order, sent, (WIDTH, HEIGHT))
-    if question.kind in (TaskKind.GROUNDING, TaskKind.AFFORDANCE):
-        boxes, inside = boxes_to_image_pixels(answer.boxes, *frame)
-        return box_iou(boxes[0], mask_box(mask)) if len(boxes) and inside[0] else 0.0
-    points, inside = to_image_pixels(answer.points, *frame)
-    index = -1 if question.kind is TaskKind.TRAJECTORY else 0
-    column, row = np.floor(points[index]).astype(int)
-    return float(bool(inside[index]) and bool(mask[row, column]))
+def questions_about(views: Sequence[View]) -> list[tuple[View, Question]]:
+    """Every question that the evaluation asks."""
+    return [
+        (view, question)
+        for view in views
+        for question in drawn_questions(view, _PER_SCENE, view.info.seed)
+    ]
 
 
-def ask(engine: Engine, scene: Scene, question: Question) -> tuple[float, Generation]:
-    """Put a question through prompt, engine, parser and coordinate mapping; score the answer.
+def table(columns: Sequence[Column]) -> str:
+    """All figures in Markdown, a row per topic and figure."""
+    lines = [
+        "| topic | figure | n | " + " | ".join(column.name for column in columns) + " |",
+        "|---|---|---|" + "---|" * len(columns),
+    ]
+    for topic in Topic:
+        for figure in (IN_MASK, IOU, DFD, HD, RMSE, REACHES, COLLIDES, RIGHT, REFUSED):
+            first = columns[0].values([topic], figure)
+            if not first:
+                continue
+            cells = [_cell(figure, column.values([topic], figure)) for column in columns]
+            lines.append(f"| {topic.value} | {figure} | {len(first)} | {' | '.join(cells)} |")
+            for least in (0.5, 0.75) if figure == IOU else ():
+                shares = [
+                    f"{np.mean(np.array(column.values([topic], IOU)) >= least):.1%}"
+                    for column in columns
+                ]
+                lines.append(f"| | {IOU} ≥ {least} | | {' | '.join(shares)} |")
+    return "\n".join(lines)
 
-    An answer that the parser refuses scores 0.
-    """
-    prompt = build_prompt(question.kind, question.request, engine.family)
-    opening = engine.family.openings[Think.DEFAULT]
-    form = answer_form(question.kind, engine.family)
-    request = GenerationRequest(scene.rgb, prompt, opening, _MAX_NEW_TOKENS, form)
-    generation = generate(engine, request)
-    try:
-        answer = parse_answer(question.kind, generation.text, engine.family, opening)
-    except AnswerError:
-        return 0.0, generation
-    return score(question, scene, answer, engine, generation.sent_size), generation
+
+def _cell(figure: str, values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    return f"{np.mean(values):.1%}" if figure in _SHARES else f"{np.mean(values):.3f}"
 
 
-def evaluate(engine: Engine, scenes: Sequence[Scene]) -> dict[str, list[float]]:
-    """Scores of every question about `scenes`, by `Question.row`."""
-    scores: dict[str, list[float]] = defaultdict(list)
-    for scene in scenes:
-        for question in questions_about(scene):
-            scores[question.row].append(ask(engine, scene, question)[0])
-    return scores
+def query_ms(engine: Engine, first_seed: int, count: int) -> float:
+    """Median time of a question about a new image of 448x336."""
+    tabletop = Tabletop(*_QUERY_SIZE)
+    views = [whole_view(render_scene(tabletop, first_seed + i)) for i in range(count)]
+    tabletop.close()
+    seconds = []
+    for view in views:
+        for question in drawn_questions(view, {Topic.POINT: 1}, view.info.seed):
+            started = time.perf_counter()
+            ask(engine, view, question)
+            seconds.append(time.perf_counter() - started)
+    return 1e3 * float(np.median(seconds))
 
 
 def main() -> None:
-    """Print a table per quantization and the RESULT line of the first."""
+    """Print a table and the RESULT line."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--model", default="nano", help="a directory, a hub id, or nano")
-    parser.add_argument("--scenes", type=int, default=100)
+    parser.add_argument("--scenes", type=int, default=320)
+    parser.add_argument("--shifted-scenes", type=int, default=200)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
-    parser.add_argument("--quantizations", default="none,int8,nf4")
-    parser.add_argument("--quantized-scenes", type=int, default=20, help="but for the first")
+    parser.add_argument("--modes", default="fp32,bf16,int8,nf4")
+    parser.add_argument("--mode-scenes", type=int, default=100, help="but for the first mode")
+    parser.add_argument("--thinking-scenes", type=int, default=40)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     options = parser.parse_args()
-    scenes = list(evaluation_scenes(options.scenes, options.first_seed))
-    result = None
-    print("| quantization | task | figure | n | mean |\n|---|---|---|---|---|")
-    for quantization in options.quantizations.split(","):
-        engine = create_engine(options.model, quantization=quantization, device=options.device)
-        chosen = scenes if result is None else scenes[: options.quantized_scenes]
-        start = time.monotonic()
-        scores = evaluate(engine, chosen)
-        seconds = (time.monotonic() - start) / sum(map(len, scores.values()))
+    views = list(evaluation_views(options.scenes, options.first_seed))
+    columns, ms, modes = [], [], options.modes.split(",")
+    for mode in modes:
+        engine = create_engine(options.model, device=options.device, **_MODES[mode])
+        print(f"{mode}: {engine.description}", flush=True)
+        ms.append(query_ms(engine, options.first_seed, 40))
+        first = not columns
+        seen = views if first else views[: options.mode_scenes]
+        columns.append(Column(mode, scores_of(engine, questions_about(seen))))
+        if first:
+            asked = questions_about(views[: options.mode_scenes])
+            same = Column(f"{mode} on {options.mode_scenes}", scores_of(engine, asked))
+            asked = questions_about(views[: options.thinking_scenes])
+            thinking = Column("thinking", scores_of(engine, asked, Think.ON))
+            shifted_views = evaluation_views(options.shifted_scenes, options.first_seed, SHIFTED)
+            shifted = Column("shifted", scores_of(engine, questions_about(list(shifted_views))))
         engine.close()
-        for row, values in scores.items():
-            figure = _FIGURES[TaskKind(row.split()[0])]
-            print(f"| {quantization} | {row} | {figure} | {len(values)} | {np.mean(values):.3f} |")
-        print(f"| {quantization} | all | ms a question | | {seconds * 1e3:.0f} |", flush=True)
-        result = result or {
-            "points_in_mask": round(float(np.mean(scores["point"])), 4),
-            "box_iou": round(float(np.mean(scores["grounding"])), 4),
-            "n": len(scores["point"]) + len(scores["grounding"]),
-        }
-    print("RESULT", json.dumps(result))
+    columns[1:1] = [shifted, thinking, same]
+    print(table(columns))
+    print("milliseconds a question:", dict(zip(modes, (round(one, 1) for one in ms))))
+    print("RESULT", json.dumps(result(columns[0], shifted, {c.name: c for c in columns}, ms[0])))
+
+
+def result(test: Column, shifted: Column, columns: Mapping[str, Column], ms: float) -> dict:
+    """The figures of the RESULT line."""
+    figures = {
+        "points_in_mask": test.mean([Topic.POINT], IN_MASK),
+        "points_in_mask_shifted": shifted.mean([Topic.POINT], IN_MASK),
+        "free_space": test.mean([Topic.FREE_SPACE], IN_MASK),
+        "relations": test.mean([Topic.RELATION], IN_MASK),
+        "box_iou": test.mean([Topic.BOX], IOU),
+        "affordance_iou": test.mean([Topic.AFFORDANCE], IOU),
+        "trajectory_dfd": test.mean([Topic.TRAJECTORY], DFD),
+        "trajectory_reaches": test.mean([Topic.TRAJECTORY], REACHES),
+        "vqa": test.mean(_SPOKEN, RIGHT),
+        "refusals": test.mean([Topic.REFUSAL], REFUSED),
+    }
+    for mode in ("int8", "nf4"):
+        if mode in columns:
+            figures[f"points_in_mask_{mode}"] = columns[mode].mean([Topic.POINT], IN_MASK)
+    count = sum(len(next(iter(f.values()))) for f in test.figures.values())
+    rounded = {key: round(value, 4) for key, value in figures.items()}
+    return {**rounded, "query_ms": round(ms, 1), "n": count}
 
 
 if __name__ == "__main__":

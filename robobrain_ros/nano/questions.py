@@ -1,163 +1,416 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions with answers about a view, in RoboBrain's prompts and answer formats."""
+"""Questions with answers about a view, in RoboBrain's prompts and answer formats.
+
+Training and evaluation draw from here alike: training says `answer`, evaluation scores against what
+else a Question holds.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
 
-from robobrain_ros.families import FAMILIES
-from robobrain_ros.nano.architecture import SENT_HEIGHT, SENT_WIDTH
-from robobrain_ros.nano.tokenizer import FAMILY_NAME
-from robobrain_ros.nano.views import Target, View
-from robobrain_ros.tasks import TaskKind, build_prompt
+import numpy as np
 
-SHARES = {
-    TaskKind.POINT: 0.52,
-    TaskKind.GROUNDING: 0.30,
-    TaskKind.AFFORDANCE: 0.07,
-    TaskKind.TRAJECTORY: 0.05,
-    TaskKind.ASK: 0.06,
+from robobrain_ros.nano import talk, wordings
+from robobrain_ros.nano.dataset import NAMES
+from robobrain_ros.nano.places import Place, Region, places
+from robobrain_ros.nano.reaching import Reach, reach
+from robobrain_ros.nano.referents import Referent, referents, unique_names
+from robobrain_ros.nano.views import Box, Seen, View
+from robobrain_ros.sim.pool import TRAY
+from robobrain_ros.tasks import TaskKind
+
+
+class Topic(str, Enum):
+    """What a question is about; finer than its task."""
+
+    POINT = "point"
+    SPOTS = "several spots"
+    FREE_SPACE = "free space"
+    RELATION = "relation"
+    BOX = "box"
+    AFFORDANCE = "affordance"
+    TRAJECTORY = "trajectory"
+    PRESENCE = "is there"
+    SIDE = "is it left or right"
+    COUNT = "how many"
+    COLOUR = "which colour"
+    WHAT = "what"
+    REFUSAL = "not there"
+
+
+SHARES: Mapping[Topic, float] = {
+    Topic.POINT: 0.17,
+    Topic.SPOTS: 0.04,
+    Topic.FREE_SPACE: 0.14,
+    Topic.RELATION: 0.14,
+    Topic.BOX: 0.11,
+    Topic.AFFORDANCE: 0.10,
+    Topic.TRAJECTORY: 0.07,
+    Topic.PRESENCE: 0.05,
+    Topic.SIDE: 0.03,
+    Topic.COUNT: 0.045,
+    Topic.COLOUR: 0.03,
+    Topic.WHAT: 0.04,
+    Topic.REFUSAL: 0.05,
 }
-POINT_TEXTS = (
-    "point to the {}",
-    "locate the {}",
-    "identify the {}",
-    "find the {}",
-    "the {}",
-    "{}",
-)
-GROUNDING_TEXTS = ("the {}", "the {}", "the {}", "{}")
-AFFORDANCE_TEXTS = (
-    "pick up the {}",
-    "grasp the {}",
-    "grab the {}",
-    "lift the {}",
-    "take the {}",
-    "hold the {}",
-)
-TRAJECTORY_TEXTS = (
-    "move the gripper to the {}",
-    "reach for the {}",
-    "reach the {}",
-    "move to the {}",
-)
-COUNT_TEXT = "how many objects are on the table?"
-PRESENCE_TEXT = "is there a {} on the table?"
-COLOUR_TEXT = "what colour is the {}?"
-_COLOUR_SPELLINGS = ("colour", "color")
-_ARC_HEIGHT = 0.15
-_ARC_STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""How often training asks about each topic."""
+
+NOTHING = "[]"
+_SPREAD = 0.5  # of the way from an object's middle to its edge, for several spots
+_DESCRIBED_SHARE = 0.15  # of boxes, affordances and trajectories: not by name
+_SHORT_NAME_SHARE = 0.12
 
 
-def vocabulary_texts(names: Sequence[str], kinds: Sequence[str]) -> list[str]:
-    """Every question text over object `names` and `kinds`, for training the tokenizer."""
-    templates = {
-        *POINT_TEXTS,
-        *GROUNDING_TEXTS,
-        *AFFORDANCE_TEXTS,
-        *TRAJECTORY_TEXTS,
-        PRESENCE_TEXT,
-    }
-    texts = [
-        form(template.format(name))
-        for template in templates
-        for name in names
-        for form in (str, _capitalise)
-    ]
-    for spelling in _COLOUR_SPELLINGS:
-        question = COLOUR_TEXT.replace("colour", spelling)
-        texts += [form(question.format(kind)) for kind in kinds for form in (str, _capitalise)]
-    return [*texts, *[COUNT_TEXT, _capitalise(COUNT_TEXT), "Yes", "No"] * 20]
+@dataclass(frozen=True)
+class Question:
+    """What is asked (`task`, `text`), and the right answer in the view's pixels.
+
+    thought: a short, true reasoning that leads to it. region: makes the mask (H, W) that points
+    have to lie in, a trajectory's last one. box, path: what else the answer is compared with.
+    label: the object meant, 0 for none in particular, `talk.ABSENT` for one that isn't there.
+    spot: the pixel meant where there is no object.
+    """
+
+    topic: Topic
+    task: TaskKind
+    text: str
+    answer: str
+    thought: str
+    region: Region | None = None
+    box: Box | None = None
+    path: Reach | None = field(default=None, repr=False)
+    label: int = 0
+    spot: tuple[int, int] | None = None
 
 
-def format_point(points: Sequence[tuple[int, int]]) -> str:
+def format_points(points: Iterable[Sequence[int]]) -> str:
     """`[(x, y), …]`, RoboBrain's list of points."""
     return "[" + ", ".join(f"({x}, {y})" for x, y in points) + "]"
 
 
-def format_box(box: tuple[int, int, int, int]) -> str:
+def format_box(box: Box) -> str:
     """`[x1, y1, x2, y2]`, RoboBrain's box."""
     return "[" + ", ".join(map(str, box)) + "]"
 
 
-def reach_points(start: tuple[float, float], goal: tuple[int, int]) -> list[tuple[int, int]]:
-    """Five image points from the gripper to a goal along an arc raised by 15 % of the image."""
-    points = []
-    for t in _ARC_STEPS:
-        lift = _ARC_HEIGHT * SENT_HEIGHT * 4 * t * (1 - t)
-        x = (1 - t) * start[0] + t * goal[0]
-        y = (1 - t) * start[1] + t * goal[1] - lift
-        points.append(
-            (min(max(round(x), 0), SENT_WIDTH - 1), min(max(round(y), 0), SENT_HEIGHT - 1))
+class Asker:
+    """Draws questions about one view; what they are drawn from is found once."""
+
+    def __init__(self, view: View, rng: random.Random) -> None:
+        self._view, self._rng = view, rng
+        self._places: list[Place] | None = None
+        self._referents: list[Referent] | None = None
+        self._short = list(unique_names(view))
+
+    def draw(self, topic: Topic) -> Question | None:
+        """A question of the topic, None where the view has none."""
+        question = _MAKERS[topic](self)
+        if question is not None and self._rng.random() < 0.5:
+            question = replace(question, text=wordings.capitalised(question.text))
+        return question
+
+    def any(self) -> Question | None:
+        """A question of a topic drawn by `SHARES`, None where the view has none."""
+        return self.draw(self._rng.choices(list(SHARES), list(SHARES.values()))[0])
+
+    def _named(self) -> tuple[str, Seen] | None:
+        """An object by its name, now and then by as little of it as tells it apart."""
+        if not self._view.seen:
+            return None
+        if self._short and self._rng.random() < _SHORT_NAME_SHARE:
+            short = self._rng.choice(self._short)
+            return short.words, short.target
+        one = self._rng.choice(self._view.seen)
+        return one.info.name, one
+
+    def _described(self) -> Referent | None:
+        """An object by its place or size; rarer descriptions are drawn as often as others."""
+        if self._referents is None:
+            self._referents = list(referents(self._view))
+        if not self._referents:
+            return None
+        forms = sorted({_form(one) for one in self._referents})
+        form = self._rng.choice(forms)
+        return self._rng.choice([one for one in self._referents if _form(one) == form])
+
+    def _meant(self) -> tuple[str, Seen, str] | None:
+        """An object in any words, and the thought that finds it."""
+        if self._rng.random() < _DESCRIBED_SHARE:
+            described = self._described()
+            if described:
+                return described.words, described.target, _reason(described)
+        named = self._named()
+        return (*named, "") if named else None
+
+    def _place(self) -> Place | None:
+        if self._places is None:
+            self._places = list(places(self._view))
+        if not self._places:
+            return None
+        forms = sorted({_place_form(one) for one in self._places})
+        form = self._rng.choice(forms)
+        return self._rng.choice([one for one in self._places if _place_form(one) == form])
+
+    def _point(self) -> Question | None:
+        named = self._named()
+        if named is None:
+            return None
+        words, one = named
+        text = self._rng.choice(wordings.POINT).format(words)
+        return self._pointing(Topic.POINT, text, one, [one.point], _where(one))
+
+    def _pointing(
+        self, topic: Topic, text: str, one: Seen, points: Sequence[Sequence[int]], thought: str
+    ) -> Question:
+        return Question(
+            topic,
+            TaskKind.POINT,
+            text,
+            format_points(points),
+            thought,
+            region=lambda: self._view.mask(one.label),
+            label=one.label,
         )
-    return points
+
+    def _relation(self) -> Question | None:
+        described = self._described()
+        if described is None:
+            return None
+        text = self._rng.choice(wordings.POINT).format(described.words)
+        one = described.target
+        return self._pointing(Topic.RELATION, text, one, [one.point], _reason(described))
+
+    def _spots(self) -> Question | None:
+        named = self._named()
+        if named is None:
+            return None
+        words, one = named
+        points = spots_on(self._view, one)
+        if len(points) < 3:
+            return None
+        text = self._rng.choice(wordings.SPOTS).format(words)
+        return self._pointing(Topic.SPOTS, text, one, points, _where(one))
+
+    def _free_space(self) -> Question | None:
+        place = self._place()
+        if place is None:
+            return None
+        text = self._rng.choice(wordings.FREE).format(place.words)
+        answer, thought = format_points([place.spot]), _where(*place.about)
+        return Question(
+            Topic.FREE_SPACE,
+            TaskKind.POINT,
+            text,
+            answer,
+            thought,
+            region=place.region,
+            spot=place.spot,
+        )
+
+    def _box(self) -> Question | None:
+        meant = self._meant()
+        if meant is None:
+            return None
+        words, one, thought = meant
+        text = self._rng.choice(wordings.BOX).format(words)
+        return Question(
+            Topic.BOX,
+            TaskKind.GROUNDING,
+            text,
+            format_box(one.box),
+            thought or _where(one),
+            box=one.box,
+            label=one.label,
+        )
+
+    def _affordance(self) -> Question | None:
+        meant = self._meant()
+        if meant is None or meant[1].grasp is None or meant[1].info.kind == TRAY:
+            return None
+        words, one, thought = meant
+        text = self._rng.choice(wordings.AFFORDANCE).format(words)
+        return Question(
+            Topic.AFFORDANCE,
+            TaskKind.AFFORDANCE,
+            text,
+            format_box(one.grasp),
+            thought or _where(one),
+            box=one.grasp,
+            label=one.label,
+        )
+
+    def _trajectory(self) -> Question | None:
+        view, rng = self._view, self._rng
+        if view.gripper is None:
+            return None
+        if rng.random() < 0.2:
+            place = self._place()
+            if place is None:
+                return None
+            text, pixel, goal = (
+                rng.choice(wordings.GO).format(place.words),
+                place.spot,
+                place.middle,
+            )
+            region, spared, thought = place.region, frozenset[int](), _where(*place.about)
+            label = 0
+        else:
+            meant = self._meant()
+            if meant is None:
+                return None
+            words, one, thought = meant
+            text, pixel = rng.choice(wordings.REACH).format(words), one.point
+            goal, thought = _surface(view, one), thought or _where(one)
+            label, spared = one.label, frozenset({one.label})
+            region = lambda: view.mask(label)  # noqa: E731
+        path = reach(view, goal, spared)
+        if path is None:
+            return None
+        points = [*path.pixels[:-1].tolist(), pixel]
+        u, v = path.pixels[0].tolist()
+        return Question(
+            Topic.TRAJECTORY,
+            TaskKind.TRAJECTORY,
+            text,
+            format_points(points),
+            f"The gripper is at ({u}, {v}). {thought}",
+            region=region,
+            path=path,
+            label=label,
+            spot=None if label else tuple(pixel),
+        )
+
+    def _refusal(self) -> Question | None:
+        name = self._absent()
+        if name is None:
+            return None
+        task, texts = self._rng.choice(
+            (
+                (TaskKind.POINT, wordings.POINT),
+                (TaskKind.POINT, wordings.POINT),
+                (TaskKind.GROUNDING, wordings.BOX),
+                (TaskKind.AFFORDANCE, wordings.AFFORDANCE),
+                (TaskKind.TRAJECTORY, wordings.REACH),
+            )
+        )
+        text = self._rng.choice(texts).format(name)
+        return Question(Topic.REFUSAL, task, text, NOTHING, talk.absence(name), label=talk.ABSENT)
+
+    def _absent(self) -> str | None:
+        """The name of an object that isn't there, most often one like those that are."""
+        view, rng = self._view, self._rng
+        if view.partly:
+            return None
+        present = {one.info.name for one in view.seen}
+        words = {word for name in present for word in name.split()}
+        absent = [name for name in NAMES if name not in present]
+        if rng.random() < 0.7:
+            absent = [name for name in absent if words & set(name.split())] or absent
+        elif rng.random() < 0.5:
+            kinds = {one.info.kind for one in view.seen}
+            absent = sorted({name.split()[-1] for name in absent} - words - kinds) or absent
+        return rng.choice(absent)
+
+    def _presence(self) -> Question | None:
+        if self._rng.random() < 0.5:
+            named = self._named()
+            if named is None:
+                return None
+            return _spoken(Topic.PRESENCE, talk.presence(*named, self._rng))
+        name = self._absent()
+        if name is None:
+            return None
+        return _spoken(Topic.PRESENCE, talk.presence(name, None, self._rng))
+
+    def _side(self) -> Question | None:
+        return _spoken(Topic.SIDE, talk.side(self._view, self._rng))
+
+    def _count(self) -> Question | None:
+        return _spoken(Topic.COUNT, talk.count(self._view, self._rng))
+
+    def _colour(self) -> Question | None:
+        return _spoken(Topic.COLOUR, talk.colour(self._view, self._rng))
+
+    def _what(self) -> Question | None:
+        described = self._described()
+        if described is None or "object" not in described.words.split():
+            return None
+        if described.target.info.colour and described.target.info.colour in described.words:
+            return None
+        return _spoken(Topic.WHAT, talk.what(described, _reason(described)))
 
 
-def _capitalise(text: str) -> str:
-    return text[:1].upper() + text[1:]
+_MAKERS: Mapping[Topic, Callable[[Asker], Question | None]] = {
+    Topic.POINT: Asker._point,
+    Topic.SPOTS: Asker._spots,
+    Topic.FREE_SPACE: Asker._free_space,
+    Topic.RELATION: Asker._relation,
+    Topic.BOX: Asker._box,
+    Topic.AFFORDANCE: Asker._affordance,
+    Topic.TRAJECTORY: Asker._trajectory,
+    Topic.PRESENCE: Asker._presence,
+    Topic.SIDE: Asker._side,
+    Topic.COUNT: Asker._count,
+    Topic.COLOUR: Asker._colour,
+    Topic.WHAT: Asker._what,
+    Topic.REFUSAL: Asker._refusal,
+}
 
 
-@lru_cache(maxsize=100_000)
-def prompt_for(kind: TaskKind, text: str) -> str:
-    """RoboBrain's prompt of the 3B family."""
-    return build_prompt(kind, text, FAMILIES[FAMILY_NAME])
+def _spoken(topic: Topic, said: talk.Said | None) -> Question | None:
+    """A question that is answered in words."""
+    if said is None:
+        return None
+    return Question(topic, TaskKind.ASK, said.text, said.answer, said.thought, label=said.label)
 
 
-def _ask(view: View, names: Sequence[str], rng: random.Random) -> tuple[str, str] | None:
-    present = [target.info for target in view.targets]
-    choice = rng.random()
-    if choice < 0.35:
-        return None if view.partly else (COUNT_TEXT, str(len(present)))
-    if choice < 0.7:
-        if rng.random() < 0.5 and present:
-            return PRESENCE_TEXT.format(rng.choice(present).name), "Yes"
-        # Near misses: absent names that share a word with something on the table.
-        words = {word for info in present for word in info.name.split()}
-        absent = sorted(set(names) - {info.name for info in present})
-        near = [name for name in absent if words & set(name.split())]
-        return None if view.partly else (PRESENCE_TEXT.format(rng.choice(near or absent)), "No")
-    kinds = [info.kind for info in present]
-    unique = [
-        (info.kind, info.colour) for info in present if info.colour and kinds.count(info.kind) == 1
+def spots_on(view: View, one: Seen) -> list[tuple[int, int]]:
+    """A point in the middle of an object and up to four around it, all on it."""
+    x, y = one.point
+    x1, y1, x2, y2 = one.box
+    candidates = [
+        (x, y),
+        (round(x + _SPREAD * (x1 - x)), y),
+        (round(x + _SPREAD * (x2 - 1 - x)), y),
+        (x, round(y + _SPREAD * (y1 - y))),
+        (x, round(y + _SPREAD * (y2 - 1 - y))),
     ]
-    if not unique or view.partly:
-        return None
-    kind, colour = rng.choice(unique)
-    question = COLOUR_TEXT.replace("colour", rng.choice(_COLOUR_SPELLINGS))
-    return question.format(kind), _capitalise(colour)
+    mask = view.mask(one.label)
+    return [(u, v) for u, v in candidates if mask[v, u]]
 
 
-def _about(
-    kind: TaskKind, target: Target, view: View, rng: random.Random
-) -> tuple[str, str] | None:
-    name = target.info.name
-    if kind is TaskKind.POINT:
-        return rng.choice(POINT_TEXTS).format(name), format_point([target.point])
-    if kind is TaskKind.GROUNDING:
-        return rng.choice(GROUNDING_TEXTS).format(name), format_box(target.box)
-    if kind is TaskKind.AFFORDANCE:
-        return rng.choice(AFFORDANCE_TEXTS).format(name), format_box(target.box)
-    if view.gripper is None:
-        return None
-    path = reach_points(view.gripper, target.point)
-    return rng.choice(TRAJECTORY_TEXTS).format(name), format_point(path)
+def _surface(view: View, one: Seen) -> np.ndarray:
+    """Where the ray through the object's point comes to the depth of its middle, (3,) metres."""
+    middle = np.array(one.info.foot) + (0, 0, one.info.height / 2)
+    camera = view.pose[:3, 3]
+    depth = (middle - camera) @ view.pose[:3, 2]
+    return camera + depth * view.rays(np.array([one.point]) + 0.5)[0]
 
 
-def sample_question(
-    view: View, target: Target, names: Sequence[str], rng: random.Random
-) -> tuple[str, str] | None:
-    """A prompt and its answer about `target` (or about the whole view), by `SHARES`.
+def _where(*objects: Seen) -> str:
+    """ "The red mug is at (x, y)." for each of the objects."""
+    return " ".join(f"The {o.info.name} is at ({o.point[0]}, {o.point[1]})." for o in objects)
 
-    Returns None when the drawn question has no clean answer in this view. `names` are all names
-    that a scene can have, for questions about absent objects.
-    """
-    kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
-    drawn = _ask(view, names, rng) if kind is TaskKind.ASK else _about(kind, target, view, rng)
-    if drawn is None:
-        return None
-    text, answer = drawn
-    if rng.random() < 0.5:
-        text = _capitalise(text)
-    return prompt_for(kind, text), answer
+
+def _reason(described: Referent) -> str:
+    target = described.target.info.name
+    known = [_where(described.anchor)] if described.anchor else []
+    return " ".join([*known, f"The {described.words} is the {target}."])
+
+
+def _form(described: Referent) -> str:
+    """What kind of description it is: its words but for the names."""
+    words = described.words
+    if described.anchor:
+        words = words.replace(described.anchor.info.name, "")
+    for word in (described.target.info.kind, described.target.info.colour or ""):
+        words = words.replace(word, "") if word else words
+    return words
+
+
+def _place_form(place: Place) -> str:
+    return place.words.split(" the ")[0]

@@ -18,7 +18,8 @@ from transformers import AddedToken, Qwen2TokenizerFast
 from robobrain_ros.families import FAMILIES
 from robobrain_ros.tasks import TaskKind, build_prompt
 
-FAMILY_NAME = "robobrain2_3b"
+FAMILY_NAME = "robobrain2"
+FAMILY = FAMILIES[FAMILY_NAME]
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -62,15 +63,14 @@ _SPLIT = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _MIN_PHRASE_LENGTH = 8
-_ANSWER_PUNCTUATION = ("[(1, 2)]", "[(1, 2), (3, 4)]", "[1, 2, 3, 4]", "[[1, 2], [3, 4]]")
+_ANSWER_PUNCTUATION = ("[]", "[(1, 2)]", "[(1, 2), (3, 4)]", "[1, 2, 3, 4]", "[[1, 2], [3, 4]]")
 
 
 def prompt_phrases() -> list[str]:
-    """The fixed sentences around the user's text in the prompts of the 3B family, longest first."""
-    family = FAMILIES[FAMILY_NAME]
+    """The fixed sentences around the user's text in the prompts, longest first."""
     phrases = set()
     for kind in TaskKind:
-        before, after = build_prompt(kind, "\0", family).split("\0")
+        before, after = build_prompt(kind, "\0", FAMILY).split("\0")
         phrases |= {before.rstrip(" "), after}
     return sorted((p for p in phrases if len(p) >= _MIN_PHRASE_LENGTH), key=len, reverse=True)
 

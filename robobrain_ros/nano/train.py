@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the shipped model from scratch on rendered scenes.
 
-    python -m robobrain_ros.nano.train --data build/nano --out build/nano/model --minutes 50
+    python -m robobrain_ros.nano.train --data build/nano --out build/nano/model --minutes 96
 
 Stage A trains the vision tower and the first language layers on the auxiliary heads alone, stage
 B everything on questions. Both run for a given time, so that a slower machine still ends with an
@@ -15,7 +15,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -26,25 +26,19 @@ from torch import Tensor, distributed, multiprocessing, nn
 from torch.utils.data import DataLoader
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from robobrain_ros.nano.architecture import build_config, save_checkpoint
+from robobrain_ros.nano.architecture import SENT_SIZES, build_config, save_checkpoint
 from robobrain_ros.nano.auxiliary import AuxiliaryHeads
-from robobrain_ros.nano.batches import (
-    COLUMNS,
-    IGNORED,
-    IMAGE_TOKENS,
-    ROWS,
-    Layout,
-    TrainingBatches,
-)
-from robobrain_ros.nano.dataset import NAMES
-from robobrain_ros.nano.fast_forward import FastForward
-from robobrain_ros.nano.questions import vocabulary_texts
+from robobrain_ros.nano.batches import Layout, TrainingBatches, Words
+from robobrain_ros.nano.dataset import ScenePool
+from robobrain_ros.nano.fast_forward import FastForward, normalise
+from robobrain_ros.nano.scoring import validate
+from robobrain_ros.nano.targets import IGNORED
 from robobrain_ros.nano.tokenizer import build_tokenizer
-from robobrain_ros.nano.validation import Validation, normalise
-from robobrain_ros.sim.tabletop import COLOURS, KINDS
+from robobrain_ros.nano.views import View, resized_view
+from robobrain_ros.nano.vocabulary import vocabulary_texts
 
-_EARLY_LAYERS = 2
-_AUXILIARY_WEIGHT = 0.5
+_EARLY_LAYERS, _POINTING_LAYERS = 2, 3
+_AUXILIARY_WEIGHT, _POINTING_WEIGHT = 0.5, 0.5
 _LOG_STEPS = 25
 
 Batch = dict[str, Tensor]
@@ -56,51 +50,38 @@ class Trainer:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.dtype = torch.bfloat16 if options.bf16 else torch.float32
-        self.tokenizer = build_tokenizer(vocabulary_texts(NAMES, KINDS))
-        self.layout = Layout(self.tokenizer)
+        self.tokenizer = build_tokenizer(vocabulary_texts())
+        words = Words(self.tokenizer)
         self.model = Qwen2_5_VLForConditionalGeneration(build_config(self.tokenizer)).train()
-        self.forward = FastForward(self.model, ROWS, COLUMNS)
-        width = self.model.config.text_config.hidden_size
-        self.heads = AuxiliaryHeads(width, len(KINDS), len(COLOURS))
+        self.heads = AuxiliaryHeads(self.model.config.text_config.hidden_size)
         self.embedding = self.model.model.language_model.embed_tokens.weight
         self._parameters = [*self.model.parameters(), *self.heads.parameters()]
         self.optimizers = _optimizers(self.model, self.heads)
-        compiled = torch.compile(self._network, dynamic=False) if options.compile else self._network
-        self._run: Callable[..., tuple[Tensor, ...]] = compiled
-
-    def _network(
-        self, patches: Tensor, ids: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, whole: bool
-    ) -> tuple[Tensor, ...]:
-        start, stop = self.layout.image_start, self.layout.image_start + IMAGE_TOKENS
-        image = self.forward.image_tokens(normalise(patches, self.dtype))
-        x = F.embedding(ids, self.embedding).to(image.dtype)
-        x = torch.cat([x[:, :start], image, x[:, stop:]], 1)
-        x = self.forward.language_layers(x, cos, sin, bias, 0, _EARLY_LAYERS)
-        heads = self.heads(image, x[:, start:stop])
-        if not whole:
-            return heads
-        x = self.forward.language_layers(x, cos, sin, bias, _EARLY_LAYERS, None)
-        return *heads, self.forward.final_norm(x)
+        self.networks = [_Network(self, Layout(words, size)) for size in SENT_SIZES]
 
     def losses(self, batch: Batch, whole: bool) -> tuple[Tensor, dict[str, float]]:
         """Loss of a batch and figures for the log; `whole` includes the questions."""
-        cos, sin = (t.to(self.dtype) for t in self.forward.rotary(batch["positions"]))
+        network = self.networks[int(batch["size"])]
+        cos, sin = (t.to(self.dtype) for t in network.forward.rotary(batch["positions"]))
         bias = attention_bias(batch["segment"], self.dtype)
         with torch.autocast("cpu", self.dtype, enabled=self.options.bf16):
-            appearance, digits, *states = self._run(
-                batch["patches"], batch["ids"], cos, sin, bias, whole
+            appearance, digits, *states = network.run(
+                batch["patches"], batch["ids"], cos, sin, bias, batch["asked"], whole
             )
             answered = batch["labels"] != IGNORED
-            scores = F.linear(states[0][answered], self.embedding) if whole else None
-        loss, figures = self.heads.loss(appearance, digits, batch)
+            scores = F.linear(states[1][answered], self.embedding) if whole else None
+        loss, figures = self.heads.loss(appearance, digits, batch, network.layout.columns)
         figures["aux"] = loss.item()
         if scores is None:
             return loss, figures
-        target = batch["labels"][answered]
-        answer_loss = F.cross_entropy(scores.float(), target)
+        target, weights = batch["labels"][answered], batch["weights"][answered]
+        losses = F.cross_entropy(scores.float(), target, reduction="none")
+        answer_loss = (weights * losses).sum() / weights.sum()
         figures["loss"] = answer_loss.item()
         figures["tokens"] = (scores.argmax(-1) == target).float().mean().item()
-        return answer_loss + _AUXILIARY_WEIGHT * loss, figures
+        pointing, figures["found"] = self.heads.pointing_loss(states[0], batch["meant"])
+        figures["pointing"] = pointing.item()
+        return answer_loss + _AUXILIARY_WEIGHT * loss + _POINTING_WEIGHT * pointing, figures
 
     def step(self, batch: Batch, whole: bool, rate: float) -> dict[str, float]:
         """One optimizer step at learning rate `rate`."""
@@ -121,12 +102,10 @@ class Trainer:
         stream = TrainingBatches(
             options.data,
             self.tokenizer,
-            KINDS,
-            tuple(COLOURS),
-            NAMES,
             options.batch_size,
             length,
             seed,
+            distributed.get_rank(),
         )
         return iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4))
 
@@ -140,7 +119,45 @@ class Trainer:
         """Go on from a state that `save` wrote (weights only; optimizers start anew)."""
         state = torch.load(path, weights_only=True)
         self.model.load_state_dict(state["model"])
-        self.heads.load_state_dict(state["heads"])
+        self.heads.load_state_dict(state["heads"], strict=False)
+
+
+class _Network:
+    """The forward pass for images of one size, compiled."""
+
+    def __init__(self, trainer: Trainer, layout: Layout) -> None:
+        self._trainer, self.layout = trainer, layout
+        self.forward = FastForward(trainer.model, layout.rows, layout.columns)
+        compiles = trainer.options.compile
+        self.run: Callable[..., tuple[Tensor, ...]] = (
+            torch.compile(self._run, dynamic=False) if compiles else self._run
+        )
+
+    def _run(
+        self,
+        patches: Tensor,
+        ids: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        bias: Tensor,
+        asked: Tensor,
+        whole: bool,
+    ) -> tuple[Tensor, ...]:
+        start = self.layout.image_start
+        stop = start + self.layout.image_tokens
+        image = self.forward.image_tokens(normalise(patches, self._trainer.dtype))
+        x = F.embedding(ids, self._trainer.embedding).to(image.dtype)
+        x = torch.cat([x[:, :start], image, x[:, stop:]], 1)
+        x = self.forward.language_layers(x, cos, sin, bias, 0, _EARLY_LAYERS)
+        early = x[:, start:stop]
+        heads = self._trainer.heads(image, early)
+        if not whole:
+            return heads
+        x = self.forward.language_layers(x, cos, sin, bias, _EARLY_LAYERS, _POINTING_LAYERS)
+        begun = x.gather(1, asked[..., None].expand(-1, -1, x.shape[-1]))
+        pointing = self._trainer.heads.pointing(early, begun)
+        x = self.forward.language_layers(x, cos, sin, bias, _POINTING_LAYERS, None)
+        return *heads, pointing, self.forward.final_norm(x)
 
 
 def _average(gradients: list[Tensor]) -> None:
@@ -220,9 +237,9 @@ def train_stage(trainer: Trainer, whole: bool, minutes: float, decay_from: float
     """
     options, first = trainer.options, distributed.get_rank() == 0
     log = _Log("B" if whole else "A")
-    validation = Validation(options.data, trainer.layout, options.validation) if whole else None
+    views = validation_views(options.data, options.validation) if whole and first else []
     length = options.length if whole else 0
-    seed = 10 * (1 + whole) + distributed.get_rank()
+    seed = options.seed + whole
     start = last_check = time.monotonic()
     for step, batch in enumerate(trainer.batches(length, seed)):
         progress = torch.tensor((time.monotonic() - start) / (60 * minutes))
@@ -234,19 +251,26 @@ def train_stage(trainer: Trainer, whole: bool, minutes: float, decay_from: float
         if not first:
             continue
         log.add(step, rate, figures, options.batch_size * options.processes)
-        if validation and time.monotonic() - last_check > 60 * options.check_minutes:
-            _check(trainer, validation, time.monotonic() - start)
+        if whole and time.monotonic() - last_check > 60 * options.check_minutes:
+            _check(trainer, views, time.monotonic() - start)
             last_check = time.monotonic()
-    if first and validation:
-        _check(trainer, validation, time.monotonic() - start)
+    if first and whole:
+        _check(trainer, views, time.monotonic() - start)
     elif first:
         trainer.save(options.out)
 
 
-def _check(trainer: Trainer, validation: Validation, seconds: float) -> None:
+def validation_views(directory: Path, scenes: int) -> list[View]:
+    """Whole views of held-out scenes, at the size that most cameras' images are sent."""
+    pool = ScenePool(directory, "validation")
+    size = pool.sizes()[0]
+    count = min(scenes, pool.scenes(size))
+    return [resized_view(pool.scene(size, i), SENT_SIZES[0]) for i in range(count)]
+
+
+def _check(trainer: Trainer, views: Sequence[View], seconds: float) -> None:
     trainer.save(trainer.options.out)
-    scores = validation.score(trainer.forward, trainer.embedding, trainer.dtype)
-    figures = {key: round(value, 4) for key, value in scores.items()}
+    figures = validate(trainer.options.out, views)
     print(f"CHECK {seconds:.0f} s {json.dumps(figures)}", flush=True)
 
 
@@ -283,15 +307,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("build/nano"))
     parser.add_argument("--out", type=Path, default=Path("build/nano/model"))
     parser.add_argument("--state", type=Path, help="go on from this state.pt")
-    parser.add_argument("--stage-a-minutes", type=float, default=12)
-    parser.add_argument("--minutes", type=float, default=50, help="of stage B")
+    parser.add_argument("--stage-a-minutes", type=float, default=14)
+    parser.add_argument("--minutes", type=float, default=96, help="of stage B")
     parser.add_argument("--until", help="local time HH:MM at which stage B ends, for --minutes")
-    parser.add_argument("--decay-from", type=float, default=0.55, help="share of stage B")
-    parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--batch-size", type=int, default=8, help="per process")
-    parser.add_argument("--length", type=int, default=384, help="tokens in a sequence")
-    parser.add_argument("--check-minutes", type=float, default=4)
-    parser.add_argument("--validation", type=int, default=100, help="scenes per check")
+    parser.add_argument("--decay-from", type=float, default=0.3, help="share of stage B")
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--batch-size", type=int, default=6, help="per process")
+    parser.add_argument("--length", type=int, default=400, help="tokens beside the image's")
+    parser.add_argument("--check-minutes", type=float, default=6)
+    parser.add_argument("--validation", type=int, default=60, help="scenes per check")
+    parser.add_argument("--seed", type=int, default=10, help="of what is drawn from the data")
     parser.add_argument("--processes", type=int, default=2, help="one core each")
     parser.add_argument("--no-bf16", dest="bf16", action="store_false")
     parser.add_argument("--no-compile", dest="compile", action="store_false")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a scene to a view at the model's image size, with a target point and box per object.
+"""From a scene to a view: an image of some size, what is seen in it, and where in the world.
 
 Pixel conventions: boxes are x1, y1, x2, y2 with exclusive right and bottom edges, so they scale
 exactly between image sizes; pixel (i, j) covers [i, i+1) x [j, j+1).
@@ -7,44 +7,113 @@ exactly between image sizes; pixel (i, j) covers [i, i+1) x [j, j+1).
 
 from __future__ import annotations
 
+import functools
 import random
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from robobrain_ros.nano.architecture import SENT_HEIGHT, SENT_WIDTH
-from robobrain_ros.nano.dataset import ObjectInfo, Scene
+from robobrain_ros.nano.dataset import ObjectInfo, Scene, SceneInfo
+from robobrain_ros.sim.tabletop import PART_BIT
 from robobrain_ros.sim.truth import MIN_VISIBLE_SHARE, mask_box
 
 _WHOLE_VIEW_SHARE = 0.3
 _MIN_CROP = 0.78
+# Of an object's pixels, those of the part to grasp: below the first it is hidden, above the second
+# it can be told apart.
+_HIDDEN_PART, _VISIBLE_PART = 0.01, 0.04
+
+Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Target:
-    """An object in a view: its label, point (x, y) and box (x1, y1, x2, y2) in view pixels."""
+class Seen:
+    """An object that is visible enough to be asked about.
+
+    point: a pixel (x, y) well inside it. grasp: the box of its visible part to grasp, of the whole
+    object where that part is hidden, None where too little of it is seen. pixels: how many.
+    """
 
     info: ObjectInfo
     label: int
     point: tuple[int, int]
-    box: tuple[int, int, int, int]
+    box: Box
+    grasp: Box | None
+    pixels: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class View:
-    """An image at the sent size.
+    """An image and what is known about it.
 
-    rgb (252, 336, 3) uint8; labels (252, 336) uint8 as in `Scene`; `targets` are the objects that
-    may be asked about; `partly` says that another object is visible, but less than the rule asks.
+    rgb (H, W, 3) uint8; codes (H, W) uint8 as in `Scene`; `seen`: the objects that may be asked
+    about; `partly` says that another object is visible, but less than the rule asks. projection:
+    (3, 3), from the optical frame to continuous pixels, in which pixel i covers [i, i+1).
     """
 
     rgb: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
-    targets: tuple[Target, ...]
+    codes: NDArray[np.uint8]
+    seen: tuple[Seen, ...]
     partly: bool
-    gripper: tuple[float, float] | None
+    info: SceneInfo
+    projection: NDArray[np.float64]
+
+    @property
+    def width(self) -> int:
+        return self.codes.shape[1]
+
+    @property
+    def height(self) -> int:
+        return self.codes.shape[0]
+
+    @functools.cached_property
+    def pose(self) -> NDArray[np.float64]:
+        """The camera's optical frame in the table's frame, (4, 4)."""
+        return np.array(self.info.world_from_optical).reshape(4, 4)
+
+    def mask(self, label: int) -> NDArray[np.bool_]:
+        """Where an object is seen, (H, W)."""
+        return (self.codes & ~np.uint8(PART_BIT)) == label
+
+    def project(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Continuous pixels (N, 2) of points (N, 3) of the table's frame before the camera."""
+        image = (points - self.pose[:3, 3]) @ self.pose[:3, :3] @ self.projection.T
+        return image[:, :2] / image[:, 2:]
+
+    def rays(self, pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Directions (N, 3) in the table's frame of continuous pixels (N, 2), of depth 1."""
+        homogeneous = np.column_stack([pixels, np.ones(len(pixels))])
+        return homogeneous @ np.linalg.inv(self.projection).T @ self.pose[:3, :3].T
+
+    def on_table(self, pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Places (N, 2) of the table's plane that continuous pixels (N, 2) show, in metres."""
+        rays = self.rays(pixels)
+        camera = self.pose[:3, 3]
+        return camera[:2] - rays[:, :2] * (camera[2] / rays[:, 2:])
+
+    @functools.cached_property
+    def rightwards(self) -> NDArray[np.float64]:
+        """Unit vector (2,) on the table that points to the image's right."""
+        direction = self.pose[:2, 0] * np.sign(self.projection[0, 0])
+        return direction / np.linalg.norm(direction)
+
+    @functools.cached_property
+    def away(self) -> NDArray[np.float64]:
+        """Unit vector (2,) on the table that points away from the camera, square to the right."""
+        x, y = self.rightwards
+        direction = np.array([-y, x])
+        return direction * np.sign(direction @ -self.pose[:2, 1])
+
+    @functools.cached_property
+    def gripper(self) -> tuple[float, float] | None:
+        """Continuous pixel of the point between the fingertips, None where it is not in view."""
+        if self.info.gripper is None:
+            return None
+        u, v = self.project(np.array([self.info.gripper]))[0]
+        return (float(u), float(v)) if 0 <= u < self.width and 0 <= v < self.height else None
 
 
 def inner_point(mask: NDArray[np.bool_]) -> tuple[int, int]:
@@ -61,11 +130,91 @@ def inner_point(mask: NDArray[np.bool_]) -> tuple[int, int]:
     return int(columns[nearest]), int(rows[nearest])
 
 
-def visible_labels(labels: NDArray[np.uint8], objects: int) -> tuple[list[int], bool]:
-    """Labels that may be asked about, and whether another object is visible, but too little."""
-    counts = np.bincount(labels.ravel(), minlength=objects + 1)[1 : objects + 1]
-    enough = counts >= MIN_VISIBLE_SHARE * labels.size
-    return [int(i) + 1 for i in np.flatnonzero(enough)], bool(((counts > 0) & ~enough).any())
+def whole_view(scene: Scene) -> View:
+    """The scene's image as it is."""
+    return _view(scene.rgb, scene.codes, scene.info, np.eye(3))
+
+
+def resized_view(scene: Scene, size: tuple[int, int]) -> View:
+    """The scene's whole image, resized to a size (width, height)."""
+    height, width = scene.codes.shape
+    return _resized(scene, (0, 0, width, height), size, cv2.INTER_AREA)
+
+
+def training_view(scene: Scene, size: tuple[int, int], rng: random.Random) -> View:
+    """A random crop, perhaps mirrored, of a size (width, height), with changed colours and noise.
+
+    The camera's left is the view's left, mirrored or not.
+    """
+    height, width = scene.codes.shape
+    crop = _random_crop(width, height, rng)
+    shrinks = crop[2] > size[0]
+    choices = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC) if shrinks else (cv2.INTER_CUBIC,)
+    return _resized(scene, crop, size, rng.choice(choices), rng)
+
+
+def _resized(
+    scene: Scene,
+    crop: tuple[int, int, int, int],
+    size: tuple[int, int],
+    method: int,
+    rng: random.Random | None = None,
+) -> View:
+    x, y, w, h = crop
+    rgb = cv2.resize(scene.rgb[y : y + h, x : x + w], size, interpolation=method)
+    codes = np.ascontiguousarray(scene.codes[y : y + h, x : x + w])
+    codes = cv2.resize(codes, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    stretch = size[0] / w, size[1] / h
+    change = np.array(
+        [[stretch[0], 0, -x * stretch[0]], [0, stretch[1], -y * stretch[1]], [0, 0, 1]]
+    )
+    if rng:
+        rgb = _photometric(rgb, rng)
+        if rng.random() < 0.5:
+            rgb, codes = np.ascontiguousarray(rgb[:, ::-1]), np.ascontiguousarray(codes[:, ::-1])
+            change = np.array([[-1, 0, size[0]], [0, 1, 0], [0, 0, 1.0]]) @ change
+    return _view(rgb, codes, scene.info, change)
+
+
+_FROM_CENTRES = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+
+
+def _view(
+    rgb: NDArray[np.uint8],
+    codes: NDArray[np.uint8],
+    info: SceneInfo,
+    change: NDArray[np.float64],
+) -> View:
+    objects = info.objects
+    labels = codes & ~np.uint8(PART_BIT)
+    slices = ndimage.find_objects(labels, max_label=len(objects))
+    seen, partly = [], False
+    for label, place in enumerate(slices, start=1):
+        if place is None:
+            continue
+        mask = labels[place] == label
+        pixels = int(mask.sum())
+        if pixels < MIN_VISIBLE_SHARE * labels.size:
+            partly = True
+            continue
+        top, left = place[0].start, place[1].start
+        x, y = inner_point(mask)
+        box = (left, top, place[1].stop, place[0].stop)
+        part = codes[place] == label | PART_BIT
+        grasp = _grasp_box(part, pixels, box)
+        seen.append(Seen(objects[label - 1], label, (left + x, top + y), box, grasp, pixels))
+    intrinsics = np.array(info.intrinsics).reshape(3, 3)
+    return View(rgb, codes, tuple(seen), partly, info, change @ _FROM_CENTRES @ intrinsics)
+
+
+def _grasp_box(part: NDArray[np.bool_], pixels: int, box: Box) -> Box | None:
+    share = part.sum() / pixels
+    if share < _HIDDEN_PART:
+        return box
+    if share < _VISIBLE_PART:
+        return None
+    x1, y1, x2, y2 = mask_box(part)
+    return box[0] + x1, box[1] + y1, box[0] + x2, box[1] + y2
 
 
 def _random_crop(width: int, height: int, rng: random.Random) -> tuple[int, int, int, int]:
@@ -79,50 +228,17 @@ def _random_crop(width: int, height: int, rng: random.Random) -> tuple[int, int,
 
 
 def _photometric(rgb: NDArray[np.uint8], rng: random.Random) -> NDArray[np.uint8]:
-    gain, gamma, offset = rng.uniform(0.85, 1.15), rng.uniform(0.85, 1.18), rng.uniform(-12, 12)
+    gain, gamma, offset = rng.uniform(0.8, 1.2), rng.uniform(0.8, 1.25), rng.uniform(-15, 15)
     ramp = np.arange(256) / 255.0
     table = np.empty((256, 1, 3), np.uint8)
     for channel in range(3):
-        tint = gain * rng.uniform(0.96, 1.04)
+        tint = gain * rng.uniform(0.95, 1.05)
         table[:, 0, channel] = np.clip(255 * tint * ramp**gamma + offset, 0, 255)
     rgb = cv2.LUT(rgb, table)
-    if rng.random() < 0.2:
-        rgb = cv2.GaussianBlur(rgb, (3, 3), rng.uniform(0.3, 0.8))
     if rng.random() < 0.25:
+        rgb = cv2.GaussianBlur(rgb, (3, 3), rng.uniform(0.3, 0.9))
+    if rng.random() < 0.3:
         noise = np.empty(rgb.shape, np.int8)
-        cv2.randn(noise, (0, 0, 0), (rng.uniform(1, 5),) * 3)
+        cv2.randn(noise, (0, 0, 0), (rng.uniform(1, 6),) * 3)
         rgb = cv2.add(rgb, noise, dtype=cv2.CV_8U)
     return rgb
-
-
-def make_view(scene: Scene, rng: random.Random | None) -> View:
-    """Resize a scene to the sent size; with `rng`, crop and change it as training does."""
-    height, width = scene.labels.shape
-    x, y, w, h = _random_crop(width, height, rng) if rng else (0, 0, width, height)
-    size = (SENT_WIDTH, SENT_HEIGHT)
-    shrink = w > SENT_WIDTH
-    choices = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC) if shrink else (cv2.INTER_CUBIC,)
-    method = rng.choice(choices) if rng else cv2.INTER_AREA
-    rgb = cv2.resize(scene.rgb[y : y + h, x : x + w], size, interpolation=method)
-    crop = np.ascontiguousarray(scene.labels[y : y + h, x : x + w])
-    labels = cv2.resize(crop, size, interpolation=cv2.INTER_NEAREST_EXACT)
-    gripper = None
-    if scene.info.gripper:
-        u = (scene.info.gripper[0] - x) * SENT_WIDTH / w
-        v = (scene.info.gripper[1] - y) * SENT_HEIGHT / h
-        gripper = (u, v) if 0 <= u < SENT_WIDTH and 0 <= v < SENT_HEIGHT else None
-    if rng:
-        rgb = _photometric(rgb, rng)
-        if rng.random() < 0.5:
-            rgb, labels = rgb[:, ::-1], labels[:, ::-1]
-            gripper = (SENT_WIDTH - gripper[0], gripper[1]) if gripper else None
-    visible, partly = visible_labels(labels, len(scene.info.objects))
-    targets = tuple(_target(labels, label, scene.info.objects[label - 1]) for label in visible)
-    return View(rgb, labels, targets, partly, gripper)
-
-
-def _target(labels: NDArray[np.uint8], label: int, info: ObjectInfo) -> Target:
-    mask = labels == label
-    x1, y1, x2, y2 = box = mask_box(mask)
-    px, py = inner_point(mask[y1:y2, x1:x2])
-    return Target(info, label, (x1 + px, y1 + py), box)

@@ -16,12 +16,13 @@ from robobrain_ros.sim.pool import (
     COLOURED_KINDS,
     FINISHES,
     HIDDEN_GROUP,
-    TABLE_TEXTURES,
     TEXTURED_KINDS,
+    TRAY,
     VISIBLE_GROUP,
     Instance,
     Pool,
 )
+from robobrain_ros.sim.variety import Variety
 
 COLOURS: Mapping[str, tuple[float, float, float]] = {
     "red": (0.0, 0.88, 0.80),
@@ -45,6 +46,10 @@ _AMBIGUOUS: Mapping[tuple[str | None, str], str] = {
 }
 
 
+_STANDING = tuple(kind for kind in COLOURED_KINDS if kind != TRAY)
+_TRAY_SHARE = 0.35
+
+
 @dataclass(frozen=True)
 class Chosen:
     """An object of the pool with the name that it has in this scene."""
@@ -55,23 +60,37 @@ class Chosen:
     instance: Instance
 
 
-def choose_objects(pool: Pool, rng: np.random.Generator) -> list[Chosen]:
-    """4 to 8 differently named objects, with distractors of one kind and of one colour."""
+def choose_objects(pool: Pool, variety: Variety, rng: np.random.Generator) -> list[Chosen]:
+    """4 to 8 differently named objects, with distractors of one kind and of one colour.
+
+    A third of the scenes have a tray, which comes first, and fewer other objects.
+    """
     count = int(rng.integers(4, 9))
-    favourite_kind, favourite_colour = rng.choice(COLOURED_KINDS), rng.choice(list(COLOURS))
+    favourite_kind, favourite_colour = rng.choice(_STANDING), rng.choice(list(COLOURS))
     chosen: list[Chosen] = []
+    if rng.random() < _TRAY_SHARE:
+        count = min(count, 6)
+        colour = str(rng.choice(list(COLOURS)))
+        chosen.append(_drawn(pool, variety, TRAY, colour, rng))
     while len(chosen) < count:
         if rng.random() < 0.22:
             kind, colour = str(rng.choice(TEXTURED_KINDS)), None
         else:
-            kind = str(favourite_kind if rng.random() < 0.25 else rng.choice(COLOURED_KINDS))
+            kind = str(favourite_kind if rng.random() < 0.3 else rng.choice(_STANDING))
             colour = str(favourite_colour if rng.random() < 0.25 else rng.choice(list(COLOURS)))
-        used = [other.instance for other in chosen]
-        free = [instance for instance in pool.instances[kind] if instance not in used]
-        if free and not _clashes(kind, colour, chosen):
-            name = f"{colour} {kind}" if colour else kind
-            chosen.append(Chosen(name, kind, colour, free[int(rng.integers(len(free)))]))
+        candidate = _drawn(pool, variety, kind, colour, rng)
+        used = any(other.instance is candidate.instance for other in chosen)
+        if not used and not _clashes(kind, colour, chosen):
+            chosen.append(candidate)
     return chosen
+
+
+def _drawn(
+    pool: Pool, variety: Variety, kind: str, colour: str | None, rng: np.random.Generator
+) -> Chosen:
+    instances = [one for one in pool.instances[kind] if one.new == variety.new_objects]
+    name = f"{colour} {kind}" if colour else kind
+    return Chosen(name, kind, colour, instances[int(rng.integers(len(instances)))])
 
 
 def _clashes(kind: str, colour: str | None, chosen: Sequence[Chosen]) -> bool:
@@ -86,7 +105,9 @@ def _clashes(kind: str, colour: str | None, chosen: Sequence[Chosen]) -> bool:
     return False
 
 
-def paint(model: mujoco.MjModel, chosen: Sequence[Chosen], rng: np.random.Generator) -> None:
+def paint(
+    model: mujoco.MjModel, chosen: Sequence[Chosen], variety: Variety, rng: np.random.Generator
+) -> None:
     """Show the chosen objects and no others, in their colours; dress table, floor and lights."""
     arm = model.geom_group == ARM_GROUP
     model.geom_group[model.geom_bodyid > 0] = HIDDEN_GROUP
@@ -97,8 +118,10 @@ def paint(model: mujoco.MjModel, chosen: Sequence[Chosen], rng: np.random.Genera
         for geom in item.instance.painted:
             model.geom_rgba[geom] = (*_shade(item.colour, rng), 1.0)
             model.geom_matid[geom] = finish
+        if item.colour is None:
+            model.geom_rgba[list(item.instance.geoms), :3] = rng.uniform(0.85, 1.0)
     table, floor = model.geom("table").id, model.geom("floor").id
-    model.geom_matid[table] = model.material(str(rng.choice(TABLE_TEXTURES))).id
+    model.geom_matid[table] = model.material(str(rng.choice(variety.textures))).id
     model.geom_rgba[table, :3] = rng.uniform(0.65, 0.95) * rng.uniform(0.93, 1.0, 3)
     model.geom_rgba[floor, :3] = np.clip(rng.uniform(0.15, 0.7) + rng.normal(0, 0.04, 3), 0, 1)
     _light(model, rng)
@@ -121,15 +144,15 @@ def _shade(colour: str | None, rng: np.random.Generator) -> tuple[float, float, 
 
 def _light(model: mujoco.MjModel, rng: np.random.Generator) -> None:
     key, fill = model.light("key").id, model.light("fill").id
-    strengths = rng.uniform(0.40, 0.60), rng.uniform(0.1, 0.2)
-    for light, low, strength in zip((key, fill), (40, 25), strengths, strict=True):
+    strengths = rng.uniform(0.35, 0.65), rng.uniform(0.05, 0.25)
+    for light, low, strength in zip((key, fill), (35, 25), strengths, strict=True):
         towards = direction(rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(low, 80)))
         model.light_pos[light] = 2 * towards
         model.light_dir[light] = -towards
-        warmth = rng.uniform(0.92, 1.0, 3)
+        warmth = rng.uniform(0.9, 1.0, 3)
         model.light_diffuse[light] = strength * warmth
         model.light_specular[light] = 0.3 * strength
-    model.vis.headlight.ambient[:] = rng.uniform(0.36, 0.48)
+    model.vis.headlight.ambient[:] = rng.uniform(0.32, 0.5)
     model.vis.headlight.diffuse[:] = rng.uniform(0.05, 0.15)
     model.vis.headlight.specular[:] = 0
 

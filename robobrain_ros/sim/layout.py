@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robobrain_ros.sim.appearance import Chosen, direction
-from robobrain_ros.sim.pool import ARM_GROUP, VISIBLE_GROUP
+from robobrain_ros.sim.meshes import TRAY_THICKNESS
+from robobrain_ros.sim.pool import ARM_GROUP, TRAY, VISIBLE_GROUP
+from robobrain_ros.sim.variety import Variety, draw
 
-FOVY_DEG = 42.0
 REGION_CENTRE = np.array([0.03, 0.0, 0.03])
 REGION_SIZE = np.array([0.45, 0.55])
 # The camera looks a little above and behind the objects, so that the gripper fits in.
@@ -20,6 +21,9 @@ _TARGET = np.array([-0.02, 0.0, 0.07])
 
 # Least clear table between two objects' footprints, in metres.
 _GAP = 0.015
+_MOST_ON_TRAY = 2
+# The field of view for which a variety's distances are meant.
+_USUAL_FOVY_DEG = 42.0
 _IMAGE_MARGIN = 0.02
 _LEAST_VISIBLE = 0.45
 _RAYS_PER_OBJECT = 24
@@ -40,6 +44,7 @@ def place(
     model: mujoco.MjModel,
     data: mujoco.MjData,
     chosen: Sequence[Chosen],
+    variety: Variety,
     rng: np.random.Generator,
     *,
     aspect: float,
@@ -48,17 +53,19 @@ def place(
     """Pose objects, arm and camera so that every object can be seen.
 
     Layouts are drawn until one shows all objects; if none of many does, the best one is kept.
-    aspect: image width / height. Returns the middles of the objects, (N, 3) metres.
+    aspect: image width / height. Returns where the objects stand, (N, 3) metres: the middles of
+    their feet.
 
     Raises:
         NoLayout: none fits into an image so narrow.
     """
-    posed = (model.body_pos, model.body_quat, model.cam_pos, model.cam_quat, data.qpos)
+    camera = (model.cam_pos, model.cam_quat, model.cam_fovy)
+    posed = (model.body_pos, model.body_quat, *camera, data.qpos)
     best_score, best = -np.inf, []
     for _ in range(_ATTEMPTS):
         if not _stand(model, chosen, rng):
             continue
-        _look(model, rng)
+        _look(model, variety, rng)
         if not _in_image(model, _hulls(model, chosen), aspect):
             continue
         if not _reach(model, data, rng, aspect if arm_shown else np.inf):
@@ -77,40 +84,66 @@ def place(
         array[:] = value
     mujoco.mj_kinematics(model, data)
     mujoco.mj_camlight(model, data)
-    middles = [(0, 0, item.instance.height / 2) for item in chosen]
-    return model.body_pos[[item.instance.body for item in chosen]] + middles
+    return model.body_pos[[item.instance.body for item in chosen]].copy()
 
 
 def _stand(model: mujoco.MjModel, chosen: Sequence[Chosen], rng: np.random.Generator) -> bool:
-    """Stand the objects upright with random yaw; False where the last ones found no room."""
+    """Stand the objects upright with random yaw; False where the last ones found no room.
+
+    Some of them stand on the tray, if there is one (it comes first).
+    """
     low, high = REGION_CENTRE[:2] - REGION_SIZE / 2, REGION_CENTRE[:2] + REGION_SIZE / 2
     standing: list[tuple[NDArray[np.float64], float]] = []
-    for item in chosen:
+    has_tray = chosen[0].kind == TRAY
+    on_tray = int(rng.integers(_MOST_ON_TRAY + 1)) if has_tray else 0
+    for number, item in enumerate(chosen):
         radius = item.instance.radius
-        for spot in rng.uniform(low, high, (30, 2)):
-            if all(np.hypot(*(spot - p)) > radius + r + _GAP for p, r in standing):
+        spots, others, floor = rng.uniform(low, high, (30, 2)), standing, 0.0
+        if has_tray and 0 < number <= on_tray:
+            spots, others = _spots_on_tray(model, chosen[0], radius, rng), standing[1:]
+            floor = TRAY_THICKNESS
+        for spot in spots:
+            if all(np.hypot(*(spot - p)) > radius + r + _GAP for p, r in others):
                 break
         else:
             return False
         standing.append((spot, radius))
         half_yaw = rng.uniform(0, np.pi)
         body = item.instance.body
-        model.body_pos[body] = (*spot, 0)
+        model.body_pos[body] = (*spot, floor)
         model.body_quat[body] = (np.cos(half_yaw), 0, 0, np.sin(half_yaw))
     return True
 
 
-def _look(model: mujoco.MjModel, rng: np.random.Generator) -> None:
+def _spots_on_tray(
+    model: mujoco.MjModel, tray: Chosen, radius: float, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Places (N, 2) on the tray for a footprint of this radius; none where it is too large."""
+    half = tray.instance.vertices[:, :2].max(0) - radius - 0.01
+    if (half < 0).any():
+        return np.empty((0, 2))
+    rotation = np.empty(9)
+    mujoco.mju_quat2Mat(rotation, model.body_quat[tray.instance.body])
+    local = rng.uniform(-half, half, (30, 2))
+    return local @ rotation.reshape(3, 3)[:2, :2].T + model.body_pos[tray.instance.body, :2]
+
+
+def _look(model: mujoco.MjModel, variety: Variety, rng: np.random.Generator) -> None:
     """Point the camera at the objects, from opposite the arm or, less often, from its side."""
     azimuth = rng.uniform(-40, 40)
     if rng.random() < 0.35:
         azimuth = rng.choice((-1, 1)) * rng.uniform(40, 100)
-    outwards = direction(np.radians(azimuth), np.radians(rng.uniform(35, 65)))
+    outwards = direction(np.radians(azimuth), np.radians(draw(variety.elevation, rng)))
     target = _TARGET + rng.uniform(-0.03, 0.03, 3)
-    right = np.cross((0, 0, 1), outwards)
-    right /= np.linalg.norm(right)
+    level = np.cross((0, 0, 1), outwards)
+    level /= np.linalg.norm(level)
+    roll = np.radians(draw(variety.roll, rng))
+    right = np.cos(roll) * level + np.sin(roll) * np.cross(outwards, level)
     rotation = np.stack([right, np.cross(outwards, right), outwards], 1)
-    model.cam_pos[0] = target + rng.uniform(0.78, 1.05) * outwards
+    fovy = draw(variety.field_of_view, rng)
+    nearer = np.tan(np.radians(_USUAL_FOVY_DEG / 2)) / np.tan(np.radians(fovy / 2))
+    model.cam_fovy[0] = fovy
+    model.cam_pos[0] = target + draw(variety.distance, rng) * nearer * outwards
     mujoco.mju_mat2Quat(model.cam_quat[0], rotation.ravel())
 
 
@@ -119,7 +152,7 @@ def _in_image(model: mujoco.MjModel, points: NDArray[np.float64], aspect: float)
     rotation = np.empty(9)
     mujoco.mju_quat2Mat(rotation, model.cam_quat[0])
     local = (points - model.cam_pos[0]) @ rotation.reshape(3, 3)
-    limit = np.tan(np.radians(FOVY_DEG / 2)) * (1 - 2 * _IMAGE_MARGIN) * -local[:, 2]
+    limit = np.tan(np.radians(model.cam_fovy[0] / 2)) * (1 - 2 * _IMAGE_MARGIN) * -local[:, 2]
     return bool((np.abs(local[:, :2]) < limit[:, None] * (aspect, 1)).all())
 
 
@@ -150,7 +183,7 @@ def _reach(
         data.qpos[:] = (*joints, opening, -opening)
         mujoco.mj_kinematics(model, data)
         tip = data.site("arm/hand/grip_site").xpos
-        clear = tip[2] > 0.30 or (tip[0] < region_start - 0.03 and tip[2] > 0.08)
+        clear = tip[2] > 0.26 or (tip[0] < region_start - 0.03 and tip[2] > 0.08)
         if clear and (np.isinf(aspect) or _in_image(model, tip[None], aspect)):
             return True
     return False

@@ -25,9 +25,15 @@ class Mesh:
     vertices: NDArray[np.float64]
     faces: NDArray[np.int64]
 
-    def scaled(self, factor: float) -> Mesh:
-        """Return this mesh, larger by `factor` about the origin."""
-        return Mesh(self.vertices * factor, self.faces)
+    def shaped(self, factors: tuple[float, float, float], taper: float = 0.0) -> Mesh:
+        """Return this mesh, larger by the factors of x, y and z about the origin.
+
+        taper: how much wider it also gets per metre of height, its foot narrower by as much as
+        its top at 0.1 m is wider.
+        """
+        vertices = self.vertices * factors
+        vertices[:, :2] *= 1 + taper * (vertices[:, 2:] - 0.05)
+        return Mesh(vertices, self.faces)
 
 
 def join(*meshes: Mesh) -> Mesh:
@@ -74,34 +80,39 @@ def _handle(x: float, z: float, width: float, height: float, thickness: float) -
 
 
 def mug() -> Mesh:
-    """A mug with its handle towards +x."""
+    """A mug without `mug_handle`."""
     outside = [(0, 0), (0.036, 0), (0.039, 0.004), (0.039, 0.092)]
     inside = [(0.0375, 0.094), (0.0355, 0.092), (0.035, 0.008), (0, 0.008)]
-    return join(lathe(outside + inside), _handle(0.037, 0.048, 0.026, 0.027, 0.0055))
-
-
-def bowl() -> Mesh:
-    """A bowl."""
-    outside = [(0, 0), (0.030, 0), (0.033, 0.004), (0.052, 0.020), (0.064, 0.042), (0.068, 0.058)]
-    inside = [(0.0655, 0.059), (0.060, 0.043), (0.048, 0.023), (0.028, 0.009), (0, 0.008)]
     return lathe(outside + inside)
 
 
+def mug_handle() -> Mesh:
+    """The handle of `mug`, towards +x."""
+    return _handle(0.037, 0.048, 0.026, 0.027, 0.0055)
+
+
+def bowl() -> Mesh:
+    """A bowl up to `bowl_rim`."""
+    outside = [(0, 0), (0.030, 0), (0.033, 0.004), (0.052, 0.020), (0.062, 0.037)]
+    inside = [(0.0575, 0.0375), (0.048, 0.023), (0.028, 0.009), (0, 0.008)]
+    return lathe(outside + inside)
+
+
+def bowl_rim() -> Mesh:
+    """The upper third of `bowl`."""
+    return lathe([(0.062, 0.037), (0.068, 0.058), (0.0655, 0.059), (0.0575, 0.0375)])
+
+
 def bottle() -> Mesh:
-    """A bottle up to its neck; `bottle_cap` fits on it."""
+    """A bottle up to `bottle_neck`."""
     return lathe(
-        [
-            (0, 0),
-            (0.030, 0),
-            (0.033, 0.004),
-            (0.033, 0.115),
-            (0.030, 0.130),
-            (0.020, 0.150),
-            (0.0135, 0.162),
-            (0.0130, 0.176),
-            (0, 0.176),
-        ]
+        [(0, 0), (0.030, 0), (0.033, 0.004), (0.033, 0.110), (0.030, 0.125), (0.022, 0.141)]
     )
+
+
+def bottle_neck() -> Mesh:
+    """The neck of `bottle`, in its place; `bottle_cap` fits on it."""
+    return lathe([(0.022, 0.141), (0.0145, 0.156), (0.0130, 0.176), (0, 0.176)])
 
 
 def bottle_cap() -> Mesh:
@@ -122,8 +133,39 @@ def can_rims() -> Mesh:
 
 
 def cone() -> Mesh:
-    """A cone with its tip up."""
-    return lathe([(0, 0), (0.040, 0), (0.040, 0.002), (0.002, 0.104), (0, 0.105)])
+    """The lower half of a cone; `cone_tip` stands on it."""
+    return lathe([(0, 0), (0.040, 0), (0.040, 0.002), (0.0213, 0.052)])
+
+
+def cone_tip() -> Mesh:
+    """The upper half of `cone`, in its place."""
+    return lathe([(0.0213, 0.052), (0.002, 0.104), (0, 0.105)])
+
+
+TRAY_SIZE = (0.220, 0.150)
+"""Length and width of the floor of `tray_floor`, metres."""
+TRAY_THICKNESS = 0.006
+
+
+def tray_floor() -> Mesh:
+    """The floor of a tray, on which things can stand."""
+    return cuboid(*TRAY_SIZE, TRAY_THICKNESS)
+
+
+def tray_border() -> Mesh:
+    """The border around `tray_floor`."""
+    length, width = TRAY_SIZE
+    wall, height = 0.007, 0.020
+    sides = []
+    for x, y, along, across in (
+        (0, (width + wall) / 2, length + 2 * wall, wall),
+        (0, -(width + wall) / 2, length + 2 * wall, wall),
+        ((length + wall) / 2, 0, wall, width),
+        (-(length + wall) / 2, 0, wall, width),
+    ):
+        side = cuboid(along, across, height)
+        sides.append(Mesh(side.vertices + (x, y, 0), side.faces))
+    return join(*sides)
 
 
 def ball() -> Mesh:

@@ -7,6 +7,7 @@ kinematics is simulated.
 
 from __future__ import annotations
 
+import enum
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,29 +19,23 @@ from numpy.typing import NDArray
 
 from robobrain_ros.sim import meshes
 from robobrain_ros.sim.assets import robosuite_assets
+from robobrain_ros.sim.variety import SHIFTED, TRAINING
 
 VISIBLE_GROUP, ARM_GROUP, HIDDEN_GROUP = 0, 1, 5
 
-COLOURED_KINDS = ("mug", "bowl", "bottle", "can", "cube", "ball", "box", "cone")
+TRAY = "tray"
+COLOURED_KINDS = ("mug", "bowl", "bottle", "can", "cube", "ball", "box", "cone", TRAY)
 TEXTURED_KINDS = ("soda can", "milk carton", "bread", "cereal box", "lemon")
 KINDS = COLOURED_KINDS + TEXTURED_KINDS
 
-# How often each texture fits on the table.
+# How often the textures that are not shown once repeat on the table.
 _TABLE_REPEATS = {
-    "light-wood": 1,
-    "dark-wood": 1,
     "wood-tiles": 2.6,
     "wood-varnished-panels": 2,
     "gray-woodgrain": 2,
     "light-gray-floor-tile": 2,
     "gray-felt": 2,
-    "gray-plaster": 1,
-    "cream-plaster": 1,
-    "yellow-plaster": 1,
-    "white-plaster": 1,
-    "steel-brushed": 1,
 }
-TABLE_TEXTURES = tuple(_TABLE_REPEATS)
 NEAR, FAR = 0.05, 12.0  # clip planes of the camera, metres
 TABLE_HALF_SIZE = (0.74, 0.60, 0.02)
 FLOOR_HEIGHT = -0.75
@@ -48,9 +43,43 @@ ARM_BASE = (-0.62, 0.0, 0.0)
 _FINISHES = {"matte": (0.05, 0.1), "satin": (0.3, 0.4), "gloss": (0.7, 0.8)}  # specular, shininess
 FINISHES = tuple(_FINISHES)
 
-_SCALES = (1.0, 0.92, 1.08)
 _METAL = (0.78, 0.79, 0.80, 1.0)
 _CAP = (0.86, 0.86, 0.84, 1.0)
+
+
+class Part(enum.Enum):
+    """What a piece of an object is for.
+
+    GRASP is where a gripper takes hold of it, SUPPORT where other objects can stand.
+    """
+
+    REST = "rest"
+    GRASP = "grasp"
+    SUPPORT = "support"
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """How an instance differs from its kind's mesh: see `Mesh.shaped`."""
+
+    factors: tuple[float, float, float]
+    taper: float = 0.0
+
+
+def _round(across: float, up: float, taper: float = 0.0) -> _Shape:
+    return _Shape((across, across, up), taper)
+
+
+_SHAPES = (
+    _round(1.0, 1.0),
+    _round(0.84, 0.84),
+    _round(1.18, 1.18),
+    _round(1.1, 0.88),
+    _round(0.9, 1.12, 1.5),
+)
+_NEW_SHAPES = (_round(1.05, 1.1, -2.0), _round(0.95, 0.92, 3.0))
+_TEXTURED_SHAPES = (_round(1.0, 1.0), _round(0.88, 0.88), _Shape((1.1, 1.05, 1.08)))
+_NEW_TEXTURED_SHAPES = (_Shape((1.08, 0.98, 0.92)), _Shape((0.92, 1.02, 1.1)))
 
 
 @dataclass(frozen=True)
@@ -58,21 +87,24 @@ class Instance:
     """One object of the pool.
 
     vertices (N, 3): in the body's frame, metres, standing upright on z = 0 at the origin.
-    painted: the geoms that take the object's colour; none for textured kinds.
+    painted: the geoms that take the object's colour; none for textured kinds. parts: what each of
+    `geoms` is for. new: whether it is kept from scenes to train on.
     """
 
     kind: str
     body: int
     geoms: tuple[int, ...]
     painted: tuple[int, ...]
+    parts: tuple[Part, ...]
+    new: bool
     vertices: NDArray[np.float64]
 
-    @property
+    @functools.cached_property
     def radius(self) -> float:
         """Radius of the footprint about the body's z axis, in metres."""
         return float(np.hypot(self.vertices[:, 0], self.vertices[:, 1]).max())
 
-    @property
+    @functools.cached_property
     def height(self) -> float:
         """Height over the table, in metres."""
         return float(self.vertices[:, 2].max())
@@ -104,16 +136,30 @@ _TEXTURED: Mapping[str, _Textured] = {
     "lemon": _Textured("lemon.msh", "lemon.png", (1.9, 1.4, 1.4)),
 }
 
-# Each kind's parts: the mesh and its fixed colour, or None where it takes the object's colour.
-_PARTS = {
-    "mug": ((meshes.mug(), None),),
-    "bowl": ((meshes.bowl(), None),),
-    "bottle": ((meshes.bottle(), None), (meshes.bottle_cap(), _CAP)),
-    "can": ((meshes.can(), None), (meshes.can_rims(), _METAL)),
-    "cube": ((meshes.cuboid(0.052, 0.052, 0.052), None),),
-    "ball": ((meshes.ball(), None),),
-    "box": ((meshes.cuboid(0.115, 0.070, 0.045), None),),
-    "cone": ((meshes.cone(), None),),
+
+@dataclass(frozen=True)
+class _Piece:
+    """A mesh of a kind. colour: its own, or None where it takes the object's."""
+
+    mesh: meshes.Mesh
+    part: Part = Part.REST
+    colour: tuple[float, float, float, float] | None = None
+
+
+_PIECES: Mapping[str, tuple[_Piece, ...]] = {
+    "mug": (_Piece(meshes.mug()), _Piece(meshes.mug_handle(), Part.GRASP)),
+    "bowl": (_Piece(meshes.bowl()), _Piece(meshes.bowl_rim(), Part.GRASP)),
+    "bottle": (
+        _Piece(meshes.bottle()),
+        _Piece(meshes.bottle_neck(), Part.GRASP),
+        _Piece(meshes.bottle_cap(), Part.GRASP, _CAP),
+    ),
+    "can": (_Piece(meshes.can(), Part.GRASP), _Piece(meshes.can_rims(), colour=_METAL)),
+    "cube": (_Piece(meshes.cuboid(0.052, 0.052, 0.052), Part.GRASP),),
+    "ball": (_Piece(meshes.ball(), Part.GRASP),),
+    "box": (_Piece(meshes.cuboid(0.115, 0.070, 0.045), Part.GRASP),),
+    "cone": (_Piece(meshes.cone()), _Piece(meshes.cone_tip(), Part.GRASP)),
+    TRAY: (_Piece(meshes.tray_floor(), Part.SUPPORT), _Piece(meshes.tray_border())),
 }
 
 
@@ -139,8 +185,9 @@ def load_pool() -> Pool:
 
 def _add_surroundings(spec: mujoco.MjSpec, assets: Path) -> None:
     world = spec.worldbody
-    for name, repeat in _TABLE_REPEATS.items():
+    for name in TRAINING.textures + SHIFTED.textures:
         material = _add_texture(spec, name, assets / "textures" / f"{name}.png")
+        repeat = _TABLE_REPEATS.get(name, 1)
         material.texrepeat = (repeat, repeat)
     for name, (specular, shininess) in _FINISHES.items():
         spec.add_material(name=name, specular=specular, shininess=shininess)
@@ -174,31 +221,41 @@ def _add_texture(spec: mujoco.MjSpec, name: str, file: Path) -> mujoco.MjsMateri
 
 def _add_objects(spec: mujoco.MjSpec, assets: Path) -> None:
     shell = mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL
-    for kind, parts in _PARTS.items():
-        for index, scale in enumerate(_SCALES):
+    for kind, pieces in _PIECES.items():
+        for index, shape in enumerate(_SHAPES + _NEW_SHAPES):
             body = spec.worldbody.add_body(name=f"{kind}/{index}")
-            for number, (mesh, colour) in enumerate(parts):
-                name = f"{body.name}/{'fixed' if colour else 'painted'}/{number}"
-                _add_mesh(spec, name, mesh.scaled(scale), inertia=shell)
-                geom = _add_mesh_geom(body, name)
+            for number, piece in enumerate(pieces):
+                paint = "fixed" if piece.colour else "painted"
+                name = f"{body.name}/{number}/{paint}/{piece.part.value}"
+                _add_mesh(spec, name, piece.mesh.shaped(*_shape_of(kind, shape)), inertia=shell)
+                geom = _add_mesh_geom(body, name, name)
                 geom.material = FINISHES[1]
-                if colour:
-                    geom.rgba = colour
+                if piece.colour:
+                    geom.rgba = piece.colour
     for kind, source in _TEXTURED.items():
         texture = assets / "textures" / source.texture
         _add_texture(spec, kind, texture).emission = source.emission
         file = assets / "objects" / "meshes" / source.mesh
-        spec.add_mesh(name=kind, file=str(file), scale=source.scale, inertia=shell)
-        body = spec.worldbody.add_body(name=f"{kind}/0")
-        _add_mesh_geom(body, kind).material = kind
+        for index, shape in enumerate(_TEXTURED_SHAPES + _NEW_TEXTURED_SHAPES):
+            body = spec.worldbody.add_body(name=f"{kind}/{index}")
+            scale = np.multiply(source.scale, shape.factors)
+            spec.add_mesh(name=body.name, file=str(file), scale=scale, inertia=shell)
+            name = f"{body.name}/0/fixed/{Part.GRASP.value}"
+            _add_mesh_geom(body, name, body.name).material = kind
+
+
+def _shape_of(kind: str, shape: _Shape) -> tuple[tuple[float, float, float], float]:
+    """A tray differs in length and width only."""
+    across, _, up = shape.factors
+    return ((across, up, 1.0), 0.0) if kind == TRAY else (shape.factors, shape.taper)
 
 
 def _add_mesh(spec: mujoco.MjSpec, name: str, mesh: meshes.Mesh, **options: object) -> None:
     spec.add_mesh(name=name, uservert=mesh.vertices.ravel(), userface=mesh.faces.ravel(), **options)
 
 
-def _add_mesh_geom(body: mujoco.MjsBody, mesh: str) -> mujoco.MjsGeom:
-    geom = body.add_geom(name=mesh, type=mujoco.mjtGeom.mjGEOM_MESH, meshname=mesh)
+def _add_mesh_geom(body: mujoco.MjsBody, name: str, mesh: str) -> mujoco.MjsGeom:
+    geom = body.add_geom(name=name, type=mujoco.mjtGeom.mjGEOM_MESH, meshname=mesh)
     geom.group = HIDDEN_GROUP
     return geom
 
@@ -244,13 +301,14 @@ def _reduce_to_looks(part: mujoco.MjSpec, keep: Callable[[mujoco.MjsGeom], bool]
 def _instances(model: mujoco.MjModel) -> dict[str, tuple[Instance, ...]]:
     found: dict[str, list[Instance]] = {kind: [] for kind in KINDS}
     for body in range(model.nbody):
-        kind = model.body(body).name.split("/")[0]
+        kind, _, index = model.body(body).name.partition("/")
         if kind in found:
-            found[kind].append(_instance(model, body, kind))
+            shapes = _SHAPES if kind in COLOURED_KINDS else _TEXTURED_SHAPES
+            found[kind].append(_instance(model, body, kind, new=int(index) >= len(shapes)))
     return {kind: tuple(instances) for kind, instances in found.items()}
 
 
-def _instance(model: mujoco.MjModel, body: int, kind: str) -> Instance:
+def _instance(model: mujoco.MjModel, body: int, kind: str, *, new: bool) -> Instance:
     first = int(model.body_geomadr[body])
     geoms = tuple(range(first, first + int(model.body_geomnum[body])))
     vertices = np.concatenate([_geom_vertices(model, geom) for geom in geoms])
@@ -262,8 +320,10 @@ def _instance(model: mujoco.MjModel, body: int, kind: str) -> Instance:
         # Else kinematics takes the body's inertial frame for the geom's, as it was when compiled.
         model.geom_sameframe[list(geoms)] = mujoco.mjtSameFrame.mjSAMEFRAME_NONE
         vertices = vertices + shift
-    painted = tuple(geom for geom in geoms if "/painted/" in model.geom(geom).name)
-    return Instance(kind, body, geoms, painted, vertices)
+    names = [model.geom(geom).name.split("/") for geom in geoms]
+    painted = tuple(geom for geom, name in zip(geoms, names, strict=True) if name[3] == "painted")
+    parts = tuple(Part(name[4]) for name in names)
+    return Instance(kind, body, geoms, painted, parts, new, vertices)
 
 
 def _geom_vertices(model: mujoco.MjModel, geom: int) -> NDArray[np.float64]:

@@ -12,9 +12,36 @@ from numpy.typing import NDArray
 
 from robobrain_ros.sim import layout
 from robobrain_ros.sim.appearance import COLOURS, choose_objects, paint
-from robobrain_ros.sim.pool import ARM_GROUP, FAR, KINDS, NEAR, VISIBLE_GROUP, load_pool
+from robobrain_ros.sim.pool import (
+    ARM_GROUP,
+    FAR,
+    KINDS,
+    NEAR,
+    VISIBLE_GROUP,
+    Instance,
+    Part,
+    load_pool,
+)
+from robobrain_ros.sim.variety import SHIFTED, TRAINING, Variety
 
-__all__ = ["COLOURS", "FAR", "KINDS", "Frame", "SceneObject", "Tabletop"]
+__all__ = [
+    "ARM_CODE",
+    "COLOURS",
+    "FAR",
+    "KINDS",
+    "PART_BIT",
+    "SHIFTED",
+    "TABLE_CODE",
+    "TRAINING",
+    "Frame",
+    "SceneObject",
+    "Tabletop",
+    "labels_of",
+]
+
+PART_BIT = 0x80
+TABLE_CODE, ARM_CODE = 0x7E, 0x7F
+"""Codes beside the objects' labels, see `Tabletop.render_rgb_codes`."""
 
 _ARM_SHOWN = 0.85
 _SHADOW_MAP = 1024
@@ -24,12 +51,23 @@ _OPTICAL_FROM_CAMERA = np.array([1.0, -1.0, -1.0])
 
 @dataclass(frozen=True)
 class SceneObject:
-    """An object in view. position (3,): the middle of its bounding box, metres, table frame."""
+    """An object in view.
+
+    foot (3,): the middle of its underside; radius of its footprint about it, and height: metres,
+    in the table's frame.
+    """
 
     name: str
     kind: str
     colour: str | None
-    position: NDArray[np.float64]
+    foot: NDArray[np.float64]
+    radius: float
+    height: float
+
+    @property
+    def position(self) -> NDArray[np.float64]:
+        """The middle of its bounding box (3,)."""
+        return self.foot + (0, 0, self.height / 2)
 
 
 @dataclass(frozen=True)
@@ -43,6 +81,13 @@ class Frame:
     rgb: NDArray[np.uint8]
     depth: NDArray[np.float32]
     labels: NDArray[np.uint8]
+
+
+def labels_of(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The labels (as in `Frame`) of the codes that `Tabletop.render_rgb_codes` returns."""
+    labels = codes & ~np.uint8(PART_BIT)
+    labels[labels >= TABLE_CODE] = 0
+    return labels
 
 
 class Tabletop:
@@ -59,14 +104,21 @@ class Tabletop:
     gripper: (3,) metres, the point between the fingertips; in the image when arm_shown.
     """
 
-    def __init__(self, width: int = 640, height: int = 480, *, shadows: bool = True) -> None:
+    def __init__(
+        self,
+        width: int = 640,
+        height: int = 480,
+        *,
+        shadows: bool = True,
+        variety: Variety = TRAINING,
+    ) -> None:
         """Raises AssetsNotFound without robosuite's meshes, NoLayout for too narrow an image."""
         pool = load_pool()
+        self._variety = variety
         self.width, self.height = width, height
         self._pool = pool
         self._model = copy.copy(pool.model)
         self._data = mujoco.MjData(self._model)
-        self._model.cam_fovy[0] = layout.FOVY_DEG
         self._model.vis.global_.offwidth, self._model.vis.global_.offheight = width, height
         self._model.vis.quality.shadowsize = _SHADOW_MAP if shadows else 0
         self._open_renderer()
@@ -88,7 +140,7 @@ class Tabletop:
     @property
     def K(self) -> NDArray[np.float64]:
         """Pinhole intrinsics (3, 3), in pixels."""
-        focal = self.height / 2 / np.tan(np.radians(layout.FOVY_DEG / 2))
+        focal = self.height / 2 / np.tan(np.radians(self._model.cam_fovy[0] / 2))
         centre_u, centre_v = (self.width - 1) / 2, (self.height - 1) / 2
         return np.array([[focal, 0, centre_u], [0, focal, centre_v], [0, 0, 1]])
 
@@ -105,6 +157,21 @@ class Tabletop:
         """Middle between the fingertips (3,), metres in the table's frame."""
         return self._data.site("arm/hand/grip_site").xpos.copy()
 
+    @property
+    def model(self) -> mujoco.MjModel:
+        """The scene as it is posed and painted now; not to be changed."""
+        return self._model
+
+    @property
+    def arm_joints(self) -> NDArray[np.float64]:
+        """The arm's seven joints in radians, then the fingers' two in metres."""
+        return self._data.qpos.copy()
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """What of the pool stands on the table, in the order of `objects`."""
+        return self._instances
+
     def project(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Pixels (N, 2) as (u, v) of points (N, 3) in the table frame; NaN behind the camera."""
         pose = self.world_from_optical
@@ -115,20 +182,32 @@ class Tabletop:
     def reset(self, seed: int) -> None:
         """Show the scene of this seed: the same one at every image size of one aspect ratio."""
         rng = np.random.default_rng(seed)
-        chosen = choose_objects(self._pool, rng)
-        paint(self._model, chosen, rng)
+        chosen = choose_objects(self._pool, self._variety, rng)
+        paint(self._model, chosen, self._variety, rng)
         self.arm_shown = bool(rng.random() < _ARM_SHOWN)
         aspect = self.width / self.height
-        positions = layout.place(
-            self._model, self._data, chosen, rng, aspect=aspect, arm_shown=self.arm_shown
+        feet = layout.place(
+            self._model,
+            self._data,
+            chosen,
+            self._variety,
+            rng,
+            aspect=aspect,
+            arm_shown=self.arm_shown,
         )
         self.objects: tuple[SceneObject, ...] = tuple(
-            SceneObject(item.name, item.kind, item.colour, position)
-            for item, position in zip(chosen, positions, strict=True)
+            SceneObject(
+                item.name, item.kind, item.colour, foot, item.instance.radius, item.instance.height
+            )
+            for item, foot in zip(chosen, feet, strict=True)
         )
-        self._label_of_geom = np.zeros(self._model.ngeom + 1, np.uint8)
+        self._instances = tuple(item.instance for item in chosen)
+        self._code_of_geom = np.zeros(self._model.ngeom + 1, np.uint8)
+        self._code_of_geom[:-1][self._model.geom_group == ARM_GROUP] = ARM_CODE
+        self._code_of_geom[self._model.geom("table").id] = TABLE_CODE
         for label, item in enumerate(chosen, start=1):
-            self._label_of_geom[list(item.instance.geoms)] = label
+            for geom, part in zip(item.instance.geoms, item.instance.parts, strict=True):
+                self._code_of_geom[geom] = label if part is Part.REST else label | PART_BIT
         self._option.geomgroup[:] = 0
         self._option.geomgroup[VISIBLE_GROUP] = 1
         self._option.geomgroup[ARM_GROUP] = self.arm_shown
@@ -177,8 +256,17 @@ class Tabletop:
 
     def render_rgb_labels(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """The rgb and labels of `render`, without the depth."""
+        rgb, codes = self.render_rgb_codes()
+        return rgb, labels_of(codes)
+
+    def render_rgb_codes(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """The rgb of `render`, and more than its labels: codes (H, W) uint8.
+
+        A code is an object's label, TABLE_CODE, ARM_CODE, or 0 elsewhere. PART_BIT is added where
+        the object is to be grasped, and on the floor of a tray (`pool.Part`).
+        """
         rgb = self._render_colour()
-        return rgb, self._render_labels(None)
+        return rgb, self._render_codes(None)
 
     def _render_colour(self) -> NDArray[np.uint8]:
         rgb = np.empty((self.height, self.width, 3), np.uint8)
@@ -186,22 +274,22 @@ class Tabletop:
         mujoco.mjr_readPixels(rgb, None, self._viewport, self._context)
         return np.ascontiguousarray(rgb[::-1])
 
-    def _render_labels(self, window_depth: NDArray[np.float32] | None) -> NDArray[np.uint8]:
-        """Labels (H, W), and the depth buffer, bottom row first, where one is given."""
-        codes = np.empty((self.height, self.width, 3), np.uint8)
+    def _render_codes(self, window_depth: NDArray[np.float32] | None) -> NDArray[np.uint8]:
+        """Codes (H, W), and the depth buffer, bottom row first, where one is given."""
+        pixels = np.empty((self.height, self.width, 3), np.uint8)
         self._draw(segmented=True)
-        mujoco.mjr_readPixels(codes, window_depth, self._viewport, self._context)
+        mujoco.mjr_readPixels(pixels, window_depth, self._viewport, self._context)
         # Red and green hold the number of the drawn geom plus one; 0 is the sky.
-        drawn = codes[..., 0] + 256 * codes[..., 1].astype(np.uint16)
-        label_of_code = np.zeros(self._view.ngeom + 1, np.uint8)
+        drawn = pixels[..., 0] + 256 * pixels[..., 1].astype(np.uint16)
+        code_of_drawn = np.zeros(self._view.ngeom + 1, np.uint8)
         for geom in self._view.geoms[: self._view.ngeom]:
             if geom.segid >= 0 and geom.objtype == mujoco.mjtObj.mjOBJ_GEOM:
-                label_of_code[geom.segid + 1] = self._label_of_geom[geom.objid]
-        return label_of_code[drawn[::-1]]
+                code_of_drawn[geom.segid + 1] = self._code_of_geom[geom.objid]
+        return code_of_drawn[drawn[::-1]]
 
     def _render_labels_and_depth(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         window_depth = np.empty((self.height, self.width), np.float32)
-        labels = self._render_labels(window_depth)
+        labels = labels_of(self._render_codes(window_depth))
         # Inverse of OpenGL's perspective depth, reversed: 1 at the near plane, 0 at the far one.
         inverse = window_depth[::-1].astype(np.float64) * (1 / NEAR - 1 / FAR) + 1 / FAR
         return labels, (1 / inverse).astype(np.float32)
