@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many objects a simulated arm picks by the node's answers.
+
+    make bench-pick
+
+Scenes that no training saw, one object of each, drawn at random among those that can be asked about
+and held: a gripper that opens 80 mm holds what is at most 70 mm wide where it is to be grasped, and
+a bowl by its wall. That is decided by the true shapes, before anything is asked; so is nothing
+else. The node sees a stereo camera's depth. With --oracle its model is left out: true boxes, lifted
+as the node lifts them, say how much is lost by the rest. The last line is machine-readable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+
+from robobrain_ros.sim.grasping import Answers, propose
+from robobrain_ros.sim.obstacles import Obstacles
+from robobrain_ros.sim.oracle import Oracle
+from robobrain_ros.sim.physics import PhysicsScene
+from robobrain_ros.sim.picking import Outcome, Picker
+from robobrain_ros.sim.solids import grip_width
+from robobrain_ros.sim.tabletop import Tabletop
+from robobrain_ros.sim.truth import Truth
+
+FIRST_SEED = 2_400_000
+HELD_WIDTH = 0.070  # metres
+
+Ask = Callable[[Tabletop, int, str], tuple[Answers, Obstacles]]
+"""Asks about the object of a name in the scene of a seed, which the Tabletop shows; and what else
+the depth camera sees there.
+"""
+
+
+def drawn_object(table: Tabletop, seed: int) -> str | None:
+    """One of the scene's objects that can be asked about and held, None where there is none."""
+    askable = Truth(table).askable()
+    held = [
+        item.name
+        for item, instance in zip(table.objects, table.instances, strict=True)
+        if item.name in askable and grip_width(table.model, instance) <= HELD_WIDTH
+    ]
+    return str(np.random.default_rng(seed).choice(held)) if held else None
+
+
+def by_oracle(table: Tabletop, seed: int, name: str) -> tuple[Answers, Obstacles]:
+    """The true boxes, lifted."""
+    oracle = Oracle(table, seed)
+    return oracle.about(name), oracle.obstacles
+
+
+@contextmanager
+def by_node(model: str) -> Iterator[Ask]:
+    """Start the camera and the node as processes of their own, and ask through the services."""
+    import rclpy
+
+    from robobrain_ros.client import BrainClient
+    from robobrain_ros.sim.asking import Asker, DepthView, SceneSwitch
+    from robobrain_ros.sim.processes import NodeProcess, environment
+
+    os.environ.update(environment())
+    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    camera = {"seed": FIRST_SEED - 1, "depth_sensor": "stereo", "depth_encoding": "16UC1"}
+    rclpy.init()
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        stack.callback(rclpy.try_shutdown)
+        client = enter(BrainClient())
+        enter(NodeProcess("robobrain_ros.sim.camera_node", camera))
+        enter(NodeProcess("robobrain_ros.brain_node", {"model": model}))
+        client.wait_for_node(60.0)
+        if not (client.configure() and client.activate()):
+            raise SystemExit("The brain node can't be activated: its log is above.")
+        switch, asker, view = SceneSwitch(client), Asker(client), DepthView(client)
+
+        def ask(_: Tabletop, seed: int, name: str) -> tuple[Answers, Obstacles]:
+            switch.show(seed)
+            return asker.about(f"the {name}"), view.obstacles()
+
+        yield ask
+
+
+def run(scenes: int, ask: Ask) -> dict[str, list[Outcome]]:
+    """Pick one object in each scene; outcomes by kind. Failures are printed as they come."""
+    outcomes: dict[str, list[Outcome]] = defaultdict(list)
+    table = Tabletop()
+    seed = FIRST_SEED
+    while sum(map(len, outcomes.values())) < scenes:
+        table.reset(seed)
+        name = drawn_object(table, seed)
+        if name is not None:
+            answers, obstacles = ask(table, seed, name)
+            done = Picker(PhysicsScene(table)).pick(name, propose(answers), obstacles)
+            kind = next(item.kind for item in table.objects if item.name == name)
+            outcomes[kind].append(done.outcome)
+            if done.outcome is not Outcome.PICKED:
+                print(f"scene {seed}, the {name}: {done.outcome.value}", flush=True)
+        seed += 1
+    table.close()
+    return outcomes
+
+
+def report(outcomes: dict[str, list[Outcome]]) -> dict[str, object]:
+    """Print a table by kind, and return what RESULT says."""
+    causes = list(Outcome)
+    print(f"\n{'':14}" + "".join(f"{cause.value:>14}" for cause in causes))
+    for kind, found in [*sorted(outcomes.items()), ("all", sum(outcomes.values(), []))]:
+        counts = Counter(found)
+        print(f"{kind:14}" + "".join(f"{counts[cause] or '':>14}" for cause in causes))
+    everything = Counter(sum(outcomes.values(), []))
+    n = everything.total()
+    return {"success": round(everything[Outcome.PICKED] / n, 3), "n": n}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scenes", type=int, default=50)
+    parser.add_argument("--model", default="nano", help="nano, a directory or a hub id")
+    parser.add_argument("--oracle", action="store_true", help="true boxes instead of a model's")
+    options = parser.parse_args()
+    if options.oracle:
+        outcomes = run(options.scenes, by_oracle)
+    else:
+        with by_node(options.model) as ask:
+            outcomes = run(options.scenes, ask)
+    print("RESULT " + json.dumps(report(outcomes)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the depth camera sees beside the object, so that the hand doesn't come down on it.
+
+A planner on a robot has this as its octomap or point cloud; like there, it comes from the camera
+and not from what the simulator knows. Metres, frame `table`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robobrain_ros.sim.grasping import Extent, Grasp
+
+FloatArray = NDArray[np.float64]
+
+_STRIDE = 2  # pixels
+_LOWEST, _HIGHEST = 0.015, 0.40  # above the table's noise; and no higher than anything stands
+_FEW = 6  # points that may be noise
+_OWN_MARGIN = 0.006
+# Boxes of the hand about the fingertips' middle, low and high corners; x the way that the fingers
+# close, z where the hand points. The palm's goes up as far as things stand.
+_PALM = np.array([(-0.106, -0.034, -0.25), (0.106, 0.034, -0.038)])
+_FINGER_THICKNESS, _FINGER_WIDTH, _FINGER_LENGTH = 0.024, 0.012, 0.05
+
+
+class Obstacles:
+    """Points (N, 3) of surfaces that stand on the table, whichever object they are of."""
+
+    def __init__(self, points: FloatArray) -> None:
+        self.points = points
+
+    @classmethod
+    def from_depth(
+        cls, depth: FloatArray, intrinsics: FloatArray, table_from_optical: FloatArray
+    ) -> Obstacles:
+        """depth (H, W): metres, NaN = hole. intrinsics (3, 3), pose (4, 4) of the camera."""
+        rows, columns = np.mgrid[: depth.shape[0] : _STRIDE, : depth.shape[1] : _STRIDE]
+        z = depth[rows, columns].astype(np.float64)
+        pixels = np.stack([columns, rows, np.ones(z.shape)], axis=-1)
+        rays = pixels @ np.linalg.inv(intrinsics).T
+        points = (rays * z[..., None])[np.isfinite(z)]
+        points = points @ table_from_optical[:3, :3].T + table_from_optical[:3, 3]
+        return cls(points[(points[:, 2] > _LOWEST) & (points[:, 2] < _HIGHEST)])
+
+    def without(self, covered: NDArray[np.bool_]) -> Obstacles:
+        """Those whose point isn't in the mask (N,): for a robot that doesn't fear itself."""
+        return Obstacles(self.points[~covered])
+
+    def block(self, grasp: Grasp, rotation: FloatArray) -> bool:
+        """Whether the hand, turned so (3, 3), is in something else when it grasps."""
+        others = self.points[~_inside(self.points, grasp.own)]
+        local = (others - grasp.position) @ rotation
+        start = grasp.opening / 2
+        low = np.array([start, -_FINGER_WIDTH, -_FINGER_LENGTH])
+        high = np.array([start + _FINGER_THICKNESS, _FINGER_WIDTH, 0.0])
+        hit = ((local > _PALM[0]) & (local < _PALM[1])).all(1)
+        fingers = np.abs(local[:, 0])[:, None], local[:, 1:]
+        either = np.concatenate(fingers, axis=1)
+        hit |= ((either > low) & (either < high)).all(1)
+        return int(hit.sum()) > _FEW
+
+
+def _inside(points: FloatArray, extents: Sequence[Extent]) -> NDArray[np.bool_]:
+    """Which points (N, 3) are in all of the boxes, or just beside."""
+    inside = np.ones(len(points), bool)
+    for extent in extents:
+        inside &= extent.contains(points, _OWN_MARGIN)
+    return inside if extents else ~inside

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`make pick QUERY="the red can"`: the node is asked for an object, and a simulated arm picks it.
+
+The node sees the ordinary simulated camera. From its answers alone a grasp is chosen; the arm
+carries it out in a physics model of the same scene.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+
+import rclpy
+
+from robobrain_ros.client import BrainClient, NoAnswer
+from robobrain_ros.sim.asking import Asker, DepthView
+from robobrain_ros.sim.demo import say, start
+from robobrain_ros.sim.film import Film
+from robobrain_ros.sim.grasping import Grasp, propose
+from robobrain_ros.sim.obstacles import Obstacles
+from robobrain_ros.sim.physics import PhysicsScene
+from robobrain_ros.sim.picking import Outcome, Picker, asked_for
+from robobrain_ros.sim.processes import NodeProcess, environment
+from robobrain_ros.sim.tabletop import Tabletop
+
+SEED = 2_000_002
+"""Never seen in training; there is a red can, among other things."""
+
+
+def main() -> int:
+    """Run one pick; returns the exit status: 0 when the object was picked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--query", default="the red can", help="what to pick")
+    parser.add_argument("--model", default="nano", help="nano, a directory or a hub id")
+    parser.add_argument("--seed", type=int, default=SEED, help="which simulated scene")
+    parser.add_argument("--output", type=Path, default=Path("build/pick.png"))
+    options = parser.parse_args()
+    os.environ.update(environment())
+    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    with ExitStack() as stack:
+        log = stack.enter_context(
+            tempfile.NamedTemporaryFile(prefix="robobrain_pick_", suffix=".log", delete=False)
+        )
+        say(f"Starting the nodes (their log: {log.name}) …")
+        brain_node, camera_node = "robobrain_ros.brain_node", "robobrain_ros.sim.camera_node"
+        camera = {"seed": options.seed, "depth_sensor": "stereo", "depth_encoding": "16UC1"}
+        stack.enter_context(NodeProcess(brain_node, {"model": options.model}, output=log))
+        stack.enter_context(NodeProcess(camera_node, camera, output=log))
+        rclpy.init()
+        stack.callback(rclpy.try_shutdown)
+        brain = stack.enter_context(BrainClient())
+        if not start(brain):
+            print(Path(log.name).read_text(), file=sys.stderr)
+            return 1
+        say(f"Asking for {options.query} …")
+        try:
+            obstacles = DepthView(brain).obstacles()
+        except NoAnswer as error:
+            say(str(error))
+            return 1
+        answers = Asker(brain).about(options.query)
+        status = pick(options.seed, options.query, propose(answers), obstacles, options.output)
+        if status and answers.error:
+            say(f"The node said: {answers.error}")
+    return status
+
+
+def pick(seed: int, query: str, grasps: Iterable[Grasp], obstacles: Obstacles, output: Path) -> int:
+    """Pick what the grasps are for, film it and report; the exit status."""
+    table = Tabletop()
+    table.reset(seed)
+    scene = PhysicsScene(table)
+    table.close()
+    say(f"On the table: {', '.join(scene.names)}.")
+    with Film(scene) as film:
+        asked = asked_for(query, scene.names)
+        done = Picker(scene, film.watch).pick(asked, grasps, obstacles)
+        if film.frames:
+            gif = film.save(output)
+            say(f"Film: {output} and {gif}")
+    if done.grasp:
+        x, y, z = done.grasp.position
+        say(f"Grasp at ({x:.3f}, {y:.3f}, {z:.3f}) m, {1000 * done.grasp.width:.0f} mm wide.")
+    for name, metres in done.risen.items():
+        if abs(metres) > 0.02:
+            say(f"The {name} {'rose' if metres > 0 else 'fell'} by {100 * abs(metres):.0f} cm.")
+    picked = done.outcome is Outcome.PICKED
+    say("Picked." if picked else f"Not picked: {done.outcome.value}.")
+    print("RESULT " + json.dumps({"success": float(picked), "n": 1}))
+    return 0 if picked else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
