@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Score a model on new tabletop scenes, through the package's own engine, prompts and parser.
 
-    python -m robobrain_ros.nano.evaluate --scenes 300
+    python -m robobrain_ros.nano.evaluate --scenes 250
 
 Scenes are of seeds that training never uses, at four cameras' sizes, with noise and blur. A second
 set is shifted: other table textures, cameras and objects than any that training saw. The last line
@@ -168,12 +168,12 @@ def main() -> None:
     """Print a table and the RESULT line."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--model", default="nano", help="a directory, a hub id, or nano")
-    parser.add_argument("--scenes", type=int, default=320)
-    parser.add_argument("--shifted-scenes", type=int, default=200)
+    parser.add_argument("--scenes", type=int, default=250)
+    parser.add_argument("--shifted-scenes", type=int, default=120)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--modes", default="fp32,bf16,int8,nf4")
-    parser.add_argument("--mode-scenes", type=int, default=100, help="but for the first mode")
-    parser.add_argument("--thinking-scenes", type=int, default=40)
+    parser.add_argument("--mode-scenes", type=int, default=40, help="but for the first mode")
+    parser.add_argument("--thinking-scenes", type=int, default=30)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     options = parser.parse_args()
     views = list(evaluation_views(options.scenes, options.first_seed))
