@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 
 import numpy as np
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from setting import set_parameter
-from tf2_msgs.msg import TFMessage
 
 from robobrain_ros.client import BrainClient
 from robobrain_ros.msg import LiftedPoint
+from robobrain_ros.sim.asking import SceneSwitch
 from robobrain_ros.sim.processes import NodeProcess
 from robobrain_ros.sim.tabletop import Tabletop
 from robobrain_ros.sim.truth import Truth
@@ -27,30 +24,6 @@ CAMERA = {"seed": FIRST_SEED - 1, "depth_sensor": "stereo", "depth_encoding": "1
 class Scores:
     in_mask: list[bool] = field(default_factory=list)
     error_mm: list[float] = field(default_factory=list)
-
-
-class SceneSwitch:
-    """Tells the camera which scene to show, and when its first frame was taken."""
-
-    def __init__(self, client: BrainClient) -> None:
-        self._client = client
-        self._stamps: list = []
-        static = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        client.node.create_subscription(TFMessage, "/tf_static", self._on_pose, static)
-
-    def _on_pose(self, message: TFMessage) -> None:
-        self._stamps.append(message.transforms[0].header.stamp)
-
-    def show(self, seed: int):
-        """Return the stamp of the scene's first frame, when its pose is known to all."""
-        shown = len(self._stamps)
-        assert set_parameter(self._client, "seed", seed, "sim_camera").successful
-        deadline = time.monotonic() + 30
-        while len(self._stamps) == shown:
-            assert time.monotonic() < deadline, "the camera never showed the scene"
-            time.sleep(0.02)
-        time.sleep(0.3)
-        return self._stamps[-1]
 
 
 def test_unseen_scenes_through_the_services(ros):

@@ -39,7 +39,6 @@ class AuxiliaryHeads(nn.Module):
         self._splits = [len(CLASSES), COLOUR_CLASSES, NUMBERS, MEASURES, 1]
         self.appearance = nn.Linear(width, sum(self._splits))
         self.digits = nn.Linear(width, NUMBERS * _DIGITS * 10)
-
         self.key = nn.Linear(width, width, bias=False)
         self.query = nn.Linear(width, width, bias=False)
         self.none = nn.Linear(width, 1)

@@ -161,7 +161,7 @@ class Asker:
             return None
         words, one = named
         text = self._rng.choice(wordings.POINT).format(words)
-        return self._pointing(Topic.POINT, text, one, [one.point], _where(one))
+        return self._pointing(Topic.POINT, text, one, [one.point], talk.where(one))
 
     def _pointing(
         self, topic: Topic, text: str, one: Seen, points: Sequence[Sequence[int]], thought: str
@@ -193,14 +193,14 @@ class Asker:
         if len(points) < 3:
             return None
         text = self._rng.choice(wordings.SPOTS).format(words)
-        return self._pointing(Topic.SPOTS, text, one, points, _where(one))
+        return self._pointing(Topic.SPOTS, text, one, points, talk.where(one))
 
     def _free_space(self) -> Question | None:
         place = self._place()
         if place is None:
             return None
         text = self._rng.choice(wordings.FREE).format(place.words)
-        answer, thought = format_points([place.spot]), _where(*place.about)
+        answer, thought = format_points([place.spot]), talk.where(*place.about)
         return Question(
             Topic.FREE_SPACE,
             TaskKind.POINT,
@@ -215,31 +215,31 @@ class Asker:
         meant = self._meant()
         if meant is None:
             return None
-        words, one, thought = meant
-        text = self._rng.choice(wordings.BOX).format(words)
-        return Question(
-            Topic.BOX,
-            TaskKind.GROUNDING,
-            text,
-            format_box(one.box),
-            thought or _where(one),
-            box=one.box,
-            label=one.label,
-        )
+        return self._boxing(Topic.BOX, TaskKind.GROUNDING, wordings.BOX, meant, meant[1].box)
 
     def _affordance(self) -> Question | None:
         meant = self._meant()
         if meant is None or meant[1].grasp is None or meant[1].info.kind == TRAY:
             return None
+        task, texts = TaskKind.AFFORDANCE, wordings.AFFORDANCE
+        return self._boxing(Topic.AFFORDANCE, task, texts, meant, meant[1].grasp)
+
+    def _boxing(
+        self,
+        topic: Topic,
+        task: TaskKind,
+        texts: Sequence[str],
+        meant: tuple[str, Seen, str],
+        box: Box,
+    ) -> Question:
         words, one, thought = meant
-        text = self._rng.choice(wordings.AFFORDANCE).format(words)
         return Question(
-            Topic.AFFORDANCE,
-            TaskKind.AFFORDANCE,
-            text,
-            format_box(one.grasp),
-            thought or _where(one),
-            box=one.grasp,
+            topic,
+            task,
+            self._rng.choice(texts).format(words),
+            format_box(box),
+            thought or talk.where(one),
+            box=box,
             label=one.label,
         )
 
@@ -256,7 +256,7 @@ class Asker:
                 place.spot,
                 place.middle,
             )
-            region, spared, thought = place.region, frozenset[int](), _where(*place.about)
+            region, spared, thought = place.region, frozenset[int](), talk.where(*place.about)
             label = 0
         else:
             meant = self._meant()
@@ -264,7 +264,7 @@ class Asker:
                 return None
             words, one, thought = meant
             text, pixel = rng.choice(wordings.REACH).format(words), one.point
-            goal, thought = _surface(view, one), thought or _where(one)
+            goal, thought = _surface(view, one), thought or talk.where(one)
             label, spared = one.label, frozenset({one.label})
             region = lambda: view.mask(label)  # noqa: E731
         path = reach(view, goal, spared)
@@ -391,14 +391,9 @@ def _surface(view: View, one: Seen) -> np.ndarray:
     return camera + depth * view.rays(np.array([one.point]) + 0.5)[0]
 
 
-def _where(*objects: Seen) -> str:
-    """ "The red mug is at (x, y)." for each of the objects."""
-    return " ".join(f"The {o.info.name} is at ({o.point[0]}, {o.point[1]})." for o in objects)
-
-
 def _reason(described: Referent) -> str:
     target = described.target.info.name
-    known = [_where(described.anchor)] if described.anchor else []
+    known = [talk.where(described.anchor)] if described.anchor else []
     return " ".join([*known, f"The {described.words} is the {target}."])
 
 

@@ -46,8 +46,12 @@ def presence(name: str, one: Seen | None, rng: random.Random) -> Said:
     text = rng.choice(PRESENCE).format(name)
     if one is None:
         return Said(text, "No", absence(name), ABSENT)
-    thought = f"The {one.info.name} is at ({one.point[0]}, {one.point[1]})."
-    return Said(text, "Yes", thought, one.label)
+    return Said(text, "Yes", where(one), one.label)
+
+
+def where(*objects: Seen) -> str:
+    """ "The red mug is at (x, y)." for each of the objects."""
+    return " ".join(f"The {o.info.name} is at ({o.point[0]}, {o.point[1]})." for o in objects)
 
 
 def absence(name: str) -> str:
@@ -66,10 +70,7 @@ def side(view: View, rng: random.Random) -> Said | None:
     asked = rng.choice(("left", "right"))
     true = "left" if of_first < of_second else "right"
     text = rng.choice(SIDE).format(first.info.name, asked, second.info.name)
-    thought = " ".join(
-        f"The {one.info.name} is at ({one.point[0]}, {one.point[1]})." for one in (first, second)
-    )
-    return Said(text, "Yes" if asked == true else "No", thought, first.label)
+    return Said(text, "Yes" if asked == true else "No", where(first, second), first.label)
 
 
 def count(view: View, rng: random.Random) -> Said | None:

@@ -153,12 +153,18 @@ class SceneSwitch:
         if not first.child_frame_id.startswith(_PREFIX):
             self._stamps.append(first.header.stamp)
 
-    def show(self, seed: int) -> None:
-        """Show the scene of this seed. Raises NoAnswer where the camera doesn't."""
+    def show(self, seed: int) -> Time:
+        """Show the scene of this seed; the stamp of its first frame, when its pose is known to all.
+
+        Raises NoAnswer where the camera doesn't show it.
+        """
         known = len(self._stamps)
         value = Parameter("seed", value=seed).to_parameter_msg()
         request = SetParameters.Request(parameters=[value])
-        self._brain.call(SetParameters, "sim_camera/set_parameters", request, _SHOW_TIMEOUT_S)
+        service = "sim_camera/set_parameters"
+        set_to = self._brain.call(SetParameters, service, request, _SHOW_TIMEOUT_S).results[0]
+        if not set_to.successful:
+            raise NoAnswer(f"The simulated camera refused scene {seed}: {set_to.reason}")
         deadline = time.monotonic() + _SHOW_TIMEOUT_S
         while len(self._stamps) == known:
             if time.monotonic() > deadline:
@@ -166,6 +172,7 @@ class SceneSwitch:
             time.sleep(0.02)
         # Until the node has that image, too: at 10 Hz, three more of them.
         time.sleep(0.3)
+        return self._stamps[-1]
 
 
 _PREFIX = "table_turned_"

@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,28 +62,40 @@ def main() -> int:
     options = parser.parse_args()
     if options.image and not options.image.is_file():
         parser.error(f"there is no file {options.image}")
-    os.environ.update(environment())
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    camera = None if options.image else {"seed": options.seed}
     with ExitStack() as stack:
-        log = stack.enter_context(
-            tempfile.NamedTemporaryFile(prefix="robobrain_demo_", suffix=".log", delete=False)
-        )
-        say(f"Starting the nodes (their log: {log.name}) …")
-        stack.enter_context(
-            NodeProcess("robobrain_ros.brain_node", {"model": options.model}, output=log)
-        )
-        if not options.image:
-            scene = {"seed": options.seed}
-            stack.enter_context(NodeProcess("robobrain_ros.sim.camera_node", scene, output=log))
-        rclpy.init()
-        stack.callback(rclpy.try_shutdown)
-        brain = stack.enter_context(BrainClient())
-        if not start(brain):
-            print(Path(log.name).read_text(), file=sys.stderr)
+        brain = running(stack, "demo", options.model, camera)
+        if brain is None:
             return 1
         if options.image:
             return ask_photo(brain, options.image, options.query, options.output)
         return ask_scene(brain, options.seed, options.output)
+
+
+def running(
+    stack: ExitStack, purpose: str, model: str, camera: Mapping[str, object] | None
+) -> BrainClient | None:
+    """A client of the active node, which `stack` ends; None, with its log printed, if it fails.
+
+    purpose: in the log's name. camera: parameters of the simulated camera, None for no camera.
+    """
+    os.environ.update(environment())
+    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    prefix = f"robobrain_{purpose}_"
+    log = stack.enter_context(
+        tempfile.NamedTemporaryFile(prefix=prefix, suffix=".log", delete=False)  # noqa: SIM115
+    )
+    say(f"Starting the nodes (their log: {log.name}) …")
+    stack.enter_context(NodeProcess("robobrain_ros.brain_node", {"model": model}, output=log))
+    if camera is not None:
+        stack.enter_context(NodeProcess("robobrain_ros.sim.camera_node", camera, output=log))
+    rclpy.init()
+    stack.callback(rclpy.try_shutdown)
+    brain = stack.enter_context(BrainClient())
+    if start(brain):
+        return brain
+    print(Path(log.name).read_text(), file=sys.stderr)
+    return None
 
 
 def start(brain: BrainClient) -> bool:

@@ -9,24 +9,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-import rclpy
-
-from robobrain_ros.client import BrainClient, NoAnswer
+from robobrain_ros.client import NoAnswer
 from robobrain_ros.sim.asking import Asker, DepthView
-from robobrain_ros.sim.demo import say, start
+from robobrain_ros.sim.demo import running, say
 from robobrain_ros.sim.film import Film
 from robobrain_ros.sim.grasping import Grasp, propose
 from robobrain_ros.sim.obstacles import Obstacles
 from robobrain_ros.sim.physics import PhysicsScene
 from robobrain_ros.sim.picking import Outcome, Picker, asked_for
-from robobrain_ros.sim.processes import NodeProcess, environment
 from robobrain_ros.sim.tabletop import Tabletop
 
 SEED = 2_000_002
@@ -41,22 +36,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=SEED, help="which simulated scene")
     parser.add_argument("--output", type=Path, default=Path("build/pick.png"))
     options = parser.parse_args()
-    os.environ.update(environment())
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    camera = {"seed": options.seed, "depth_sensor": "stereo", "depth_encoding": "16UC1"}
     with ExitStack() as stack:
-        log = stack.enter_context(
-            tempfile.NamedTemporaryFile(prefix="robobrain_pick_", suffix=".log", delete=False)
-        )
-        say(f"Starting the nodes (their log: {log.name}) …")
-        brain_node, camera_node = "robobrain_ros.brain_node", "robobrain_ros.sim.camera_node"
-        camera = {"seed": options.seed, "depth_sensor": "stereo", "depth_encoding": "16UC1"}
-        stack.enter_context(NodeProcess(brain_node, {"model": options.model}, output=log))
-        stack.enter_context(NodeProcess(camera_node, camera, output=log))
-        rclpy.init()
-        stack.callback(rclpy.try_shutdown)
-        brain = stack.enter_context(BrainClient())
-        if not start(brain):
-            print(Path(log.name).read_text(), file=sys.stderr)
+        brain = running(stack, "pick", options.model, camera)
+        if brain is None:
             return 1
         say(f"Asking for {options.query} …")
         try:
