@@ -25,6 +25,7 @@ from robobrain_ros.engines.base import (  # noqa: E402
     generate,
 )
 from robobrain_ros.engines.rows import COLUMNS_STEP  # noqa: E402
+from robobrain_ros.engines.transformers_engine import _FEW_WORDS  # noqa: E402
 from robobrain_ros.families import TaskKind  # noqa: E402
 from robobrain_ros.forms import answer_form  # noqa: E402
 from robobrain_ros.tasks import EmptyAnswer, parse_answer  # noqa: E402
@@ -91,6 +92,25 @@ def test_answers_that_begin_while_others_are_in_progress(engine):
     assert all(same(outcomes[name], one) for name, one in zip(names, alone, strict=True))
 
 
+def test_few_words_about_a_known_image_are_read_with_the_others(engine):
+    """One step for four prompts, and for the next token of an answer in progress."""
+    asked = [GenerationRequest(FRAMES[0], prompt, "", 20) for prompt in PROMPTS]
+    alone = [generate(engine, request) for request in asked]
+    steps = []
+    step = engine._parts.step
+    engine._parts.__dict__["step"] = lambda new: steps.append(new.ids.shape) or step(new)
+    try:
+        together = finish(engine, [engine.start(request) for request in asked])
+    finally:
+        engine._parts.__dict__["step"] = step
+    assert all(map(same, together, alone))
+    assert all(answer.cached_tokens > 0 and answer.prefill_s > 0 for answer in together)
+    longest = max(answer.tokens_in - answer.cached_tokens for answer in together)
+    short = sum(a.tokens_in - a.cached_tokens <= _FEW_WORDS for a in together)
+    assert short >= 3
+    assert steps[0][0] == len(PROMPTS) and steps[0][1] <= min(longest, _FEW_WORDS)
+
+
 def test_a_form_spares_steps_and_ends_the_answer(engine):
     form = answer_form(TaskKind.GROUNDING, engine.family)
     steps = []
@@ -108,7 +128,8 @@ def test_a_form_spares_steps_and_ends_the_answer(engine):
         assert answer.text.startswith("[]")
 
 
-def test_rows_grow_under_answers_in_progress(engine):
+def test_rows_grow_under_answers_in_progress(engine, monkeypatch):
+    monkeypatch.setattr(engine, "_end_ids", frozenset())
     engine.forget()
     longest = GenerationRequest(FRAMES[0], PROMPTS[0], "", COLUMNS_STEP + 200)
     alone = generate(engine, longest)
@@ -117,7 +138,9 @@ def test_rows_grow_under_answers_in_progress(engine):
     columns = engine._parts.rows.cache.shape[4]
     others = [engine.start(replace(longest, prompt=prompt)) for prompt in PROMPTS[1:]]
     outcomes = finish(engine, [first, *others])
-    assert same(outcomes[0], alone)
+    assert outcomes[0].tokens_out == alone.tokens_out == COLUMNS_STEP + 200
+    # Beyond that random weights meet scores that are equal but for rounding.
+    assert outcomes[0].text[:100] == alone.text[:100]
     assert engine._parts.rows.cache.shape[4] > columns
     assert engine._parts.rows.cache.shape[2] == 8
 

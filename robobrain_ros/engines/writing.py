@@ -11,12 +11,13 @@ from torch import Tensor
 from robobrain_ros.engines.base import FinishReason, Generation, GenerationRequest, Stage
 from robobrain_ros.engines.encoding import Encoder
 from robobrain_ros.engines.grammar import Constraint, restrict
+from robobrain_ros.engines.prefixes import Prefix
 from robobrain_ros.engines.reading import Prompt
 
 
 class Writing:
     """The first `filled` columns of its row of the cache hold what was read and written; `pending`
-    are the tokens that are written but not yet in the cache.
+    are the tokens that are known but not yet in the cache.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Writing:
         self._started = started
         self._encoded = time.monotonic()
         self._first_token = self._encoded
+        self._unread = False
 
     @property
     def most_tokens(self) -> int:
@@ -62,6 +64,12 @@ class Writing:
         self.offset = offset
         self._first_token = time.monotonic()
 
+    def begin(self, prefix: Prefix, opening: list[int]) -> None:
+        """Have what is new of the prompt, and the opening, read in the next step."""
+        self.filled, self.offset = len(prefix.ids), prefix.offset
+        self.pending = [*self.prompt.ids[0, self.filled :].tolist(), *opening]
+        self._unread = True
+
     def restrict(self, scores: Tensor) -> None:
         """Rule out, in place, what must not come next; scores: (V,)."""
         if self._constraint is not None:
@@ -78,6 +86,8 @@ class Writing:
     def advance(self) -> None:
         """Note that the pending tokens are in the cache."""
         self.filled += len(self.pending)
+        if self._unread:
+            self._unread, self._first_token = False, time.monotonic()
 
     def tell(self, stage: Stage, text: str = "") -> None:
         """Report to whoever wants to know."""
