@@ -422,3 +422,32 @@ def test_an_engine_that_cannot_be_made():
     with pytest.raises(EngineUnavailable):
         worker.submit(asking())
     assert worker.close(PATIENCE_S)
+
+
+def test_who_waits_for_memory_while_the_worker_closes_is_told():
+    """Such a request was never answered: it came to wait after those that wait had been told."""
+    closing, paused = threading.Event(), threading.Event()
+    engine = TokenEngine(room=1)
+    worker = EngineWorker(lambda: engine)
+    worker.ready.result(PATIENCE_S)
+    engine.paused.set()
+    running = worker.submit(asking(50))
+
+    def late(engine):
+        paused.set()
+        assert closing.wait(PATIENCE_S)
+        answer = yield GenerationRequest(None, "late", max_new_tokens=2)
+        return answer
+
+    while not engine.started:
+        engine.steps.release()
+        time.sleep(0.001)
+    waiting = worker.submit(late)
+    engine.paused.clear()
+    assert paused.wait(PATIENCE_S)
+    worker.close(timeout=0)
+    closing.set()
+    assert worker.close(timeout=PATIENCE_S)
+    with pytest.raises((EngineUnavailable, CancelledError)):
+        waiting.result(0)
+    assert running.done()

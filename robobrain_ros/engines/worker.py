@@ -152,6 +152,7 @@ class EngineWorker:
             self._forget(engine)
         while self._running:  # each one's `stop` says so now
             self._step(engine)
+        self._refuse_waiting()  # whoever has come to wait for memory since `close`
         engine.close()
 
     def _made(self) -> Engine | None:
