@@ -213,9 +213,18 @@ class BrainNode(LifecycleNode):
     def _describe(self) -> Health:
         worker, state = self._worker, self._state_machine.current_state[1]
         model = self._engine.description if self._engine is not None else "none"
-        if worker is None:
-            return Health(state, model)
-        return Health(state, model, worker.running, worker.pending, worker.memory)
+        session, now = self._requests.session, self.get_clock().now().nanoseconds
+        return Health(
+            state,
+            model,
+            running=worker.running if worker else 0,
+            waiting=worker.pending if worker else 0,
+            memory=worker.memory if worker else None,
+            figures=self._requests.tally.figures(),
+            failures=self._requests.tally.failures(),
+            cameras={n: c.topics(now) for n, c in session.cameras.items()} if session else {},
+            max_image_age_s=self.get_parameter("max_image_age").value,
+        )
 
     def _topics(self, name: str) -> Topics:
         keys = ("color_topic", "info_topic", "depth_topic", "depth_info_topic", "rectified")

@@ -14,6 +14,7 @@ from rclpy.qos import qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from robobrain_ros.camera_health import TopicHealth, topic_health
 from robobrain_ros.errors import BrainError, ErrorCode
 from robobrain_ros.tf_projection import LiftStatus
 
@@ -79,7 +80,7 @@ class Camera:
         self._depth_infos: deque[CameraInfo] = deque(maxlen=RING_LENGTH)
         self._kept: deque[Snapshot] = deque(maxlen=KEPT_SNAPSHOTS)
         self._subscriptions = [
-            self._subscribe(kind, topic, ring)
+            (self._subscribe(kind, topic, ring), ring)
             for kind, topic, ring in (
                 (_image_type(topics.color), topics.color, self._colors),
                 (CameraInfo, topics.info, self._infos),
@@ -98,9 +99,10 @@ class Camera:
         self._node.executor.create_task(self._unsubscribe)
 
     def _unsubscribe(self) -> None:
-        for subscription in self._subscriptions:
+        with self._lock:
+            subscriptions, self._subscriptions = self._subscriptions, []
+        for subscription, _ in subscriptions:
             self._node.destroy_subscription(subscription)
-        self._subscriptions = []
         with self._lock:
             for held in (self._colors, self._depths, self._infos, self._depth_infos, self._kept):
                 held.clear()
@@ -142,15 +144,10 @@ class Camera:
         with self._lock:
             stamps = [stamp_of(color) for color in self._colors]
         if not stamps:
-            publishers = self._node.count_publishers(topic)
-            hint = (
-                "start the camera driver, or set the parameter "
-                f"{self.name}.color_topic to its topic"
-                if publishers == 0
-                else f"{publishers} publisher(s) send nothing that arrives: large images need the "
-                "Fast DDS profile config/fastdds_large_images.xml on both sides"
+            colour = next(
+                iter(self.topics(now_ns)), TopicHealth(topic, None, "The camera is closed.")
             )
-            return BrainError(ErrorCode.NO_IMAGE, f"No image on {topic}: {hint}.")
+            return BrainError(ErrorCode.NO_IMAGE, f"No image on {topic}: {colour.trouble}")
         if stamp_ns:
             held = f"{(now_ns - stamps[0]) / _NS:.2f} to {(now_ns - stamps[-1]) / _NS:.2f} s"
             return BrainError(
@@ -167,6 +164,12 @@ class Camera:
             "that use_sim_time is true and /clock is published.",
         )
 
+    def topics(self, now_ns: int) -> list[TopicHealth]:
+        """Tell whether each topic brings something, colour first; for any thread."""
+        with self._lock:
+            newest = [(s, stamp_of(ring[-1]) if ring else None) for s, ring in self._subscriptions]
+        return [topic_health(self._node, *one, now_ns) for one in newest]
+
     def expects(self, stamp_ns: int) -> bool:
         """Whether an image of this stamp may still arrive (0 = the newest: always)."""
         with self._lock:
@@ -182,6 +185,12 @@ class Camera:
         )
 
     def _hold(self, ring: deque, message: AnyImage | CameraInfo) -> None:
+        if message.header.stamp.sec < 0:  # nor can rclpy's Time be before 1970
+            self._node.get_logger().warning(
+                f"Camera {self.name}: a {type(message).__name__} with a negative stamp is ignored.",
+                throttle_duration_sec=5.0,
+            )
+            return
         with self._lock:
             if ring and stamp_of(message) < stamp_of(ring[-1]) - _RESET_NS:
                 ring.clear()  # time went back: a bag loops, a simulation was reset

@@ -28,7 +28,7 @@ from vision_msgs.msg import (
 
 from robobrain_ros.acquisition import Poses
 from robobrain_ros.camera import Snapshot
-from robobrain_ros.decoding import decode_color, decode_compressed_depth
+from robobrain_ros.decoding import MAX_PIXELS, decode_color, decode_compressed_depth
 from robobrain_ros.errors import BrainError, ErrorCode
 from robobrain_ros.msg import LiftedPoint as LiftedPointMsg
 from robobrain_ros.msg import LiftedRegion as LiftedRegionMsg
@@ -49,9 +49,11 @@ Lifted = LiftedPoint | LiftedRegion
 def rgb_from(message: Image | CompressedImage) -> NDArray[np.uint8]:
     """Decode a colour or grey image of any encoding that cv_bridge knows to (H, W, 3) uint8 RGB.
 
-    Raises BrainError BAD_REQUEST for an image that can't be decoded.
+    Raises BrainError BAD_REQUEST for an image that can't be decoded, has no pixels or more than
+    decoding.MAX_PIXELS.
     """
     try:
+        _check_size(message)
         if isinstance(message, CompressedImage):
             return decode_color(message.data, message.format)
         if message.encoding == "rgb8" and message.step == 3 * message.width:
@@ -63,6 +65,17 @@ def rgb_from(message: Image | CompressedImage) -> NDArray[np.uint8]:
             f"The image ({_described(message)}) can't be decoded: {error}. "
             "Send rgb8, bgr8, rgba8 or mono8, or these compressed as JPEG or PNG.",
         ) from error
+
+
+def _check_size(message: Image | CompressedImage) -> None:
+    """Raise ValueError for a raw image that nothing can be seen in, or that is too large."""
+    if isinstance(message, CompressedImage):
+        return  # decoding.py does it
+    pixels = message.width * message.height
+    if not pixels:
+        raise ValueError("it has no pixels")
+    if pixels > MAX_PIXELS:
+        raise ValueError(f"it has more than {MAX_PIXELS / 1e6:g} megapixels")
 
 
 def _as_it_is(message: Image, kind: type, *channels: int) -> NDArray:
@@ -120,6 +133,7 @@ def view_from(snapshot: Snapshot, poses: Poses) -> View:
 
 def _depth_from(message: Image | CompressedImage) -> tuple[NDArray[np.generic], str]:
     """Return the array as it came and its encoding."""
+    _check_size(message)
     if isinstance(message, CompressedImage):
         return decode_compressed_depth(message.data, message.format)
     in_order = message.is_bigendian == (sys.byteorder == "big")

@@ -88,8 +88,10 @@ class Outputs:
             self._markers.publish(shown)
         if result.answer.kind is TaskKind.TRAJECTORY and _is_heard(self._path):
             self._path.publish(messages.path(result.points, header))
-        prefix = f"{self._frame_prefix}/{result.answer.kind.value}"
-        self._transforms.sendTransform(messages.transforms(result, prefix, header))
+        # Results in the frame of a result could end in a loop; in no frame, in nothing.
+        if frame and not frame.startswith(f"{self._frame_prefix}/"):
+            prefix = f"{self._frame_prefix}/{result.answer.kind.value}"
+            self._transforms.sendTransform(messages.transforms(result, prefix, header))
 
 
 def _is_heard(publisher: Publisher) -> bool:

@@ -112,8 +112,10 @@ def _smooth(metres: NDArray[np.float32], focal: float, parameters: LiftParameter
     """Which of the patches (N, H, W) have neither holes nor jumps (N,): most of them."""
     nearest = metres.min(axis=(1, 2)).astype(np.float64)  # NaN in a hole, and that isn't smooth
     jumps = _jumps(nearest, focal, parameters)
-    smooth: BoolArray = np.abs(metres[:, 1:] - metres[:, :-1]).max(axis=(1, 2)) <= jumps
-    smooth &= np.abs(metres[:, :, 1:] - metres[:, :, :-1]).max(axis=(1, 2)) <= jumps
+    # A patch of one row or column has no neighbours that way, and no jump.
+    down, right = metres[:, 1:] - metres[:, :-1], metres[:, :, 1:] - metres[:, :, :-1]
+    smooth: BoolArray = np.abs(down).max(axis=(1, 2), initial=0.0) <= jumps
+    smooth &= np.abs(right).max(axis=(1, 2), initial=0.0) <= jumps
     return smooth
 
 

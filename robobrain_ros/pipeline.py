@@ -27,7 +27,14 @@ from robobrain_ros.errors import BrainError, ErrorCode
 from robobrain_ros.families import TaskKind, Think
 from robobrain_ros.forms import answer_form
 from robobrain_ros.paths import PathHeight, path_through
-from robobrain_ros.tasks import Answer, EmptyAnswer, build_prompt, parse_answer
+from robobrain_ros.tasks import (
+    Answer,
+    AnswerError,
+    EmptyAnswer,
+    UnparsableAnswer,
+    build_prompt,
+    parse_answer,
+)
 from robobrain_ros.tf_projection import (
     DepthImage,
     Intrinsics,
@@ -38,6 +45,12 @@ from robobrain_ros.tf_projection import (
     lift_boxes,
     lift_points,
 )
+
+MAX_POINTS, MAX_BOXES = 1000, 100
+"""Of one answer, which are lifted and sent: each costs the engine's and the executor's time."""
+
+MAX_SHOWN = 4000
+"""Characters of an answer that can't be used, which the response has all the same."""
 
 POINT_BOX_SHARE = 0.03
 """Side of the box put around an affordance that a model gives as a point, per image width."""
@@ -163,10 +176,13 @@ def infer(
     started = time.monotonic()
     if report is not None:
         report(Stage.LIFTING, "", generation.tokens_out)
-    answer = parse_answer(query.kind, generation.text, engine.family, opening)
-    points, regions = _lift(
-        _in_camera_pixels(answer, query, engine, generation, seen), seen, lifting.parameters
-    )
+    try:
+        answer = parse_answer(query.kind, generation.text, engine.family, opening)
+        places = _in_camera_pixels(answer, query, engine, generation, seen)
+    except AnswerError as error:
+        error.answer = generation.text[:MAX_SHOWN]
+        raise
+    points, regions = _lift(places, seen, lifting.parameters)
     if query.kind is TaskKind.TRAJECTORY and seen.intrinsics is not None:
         points = _path(points, seen.intrinsics, seen.target_from_camera, lifting)
     return Result(answer, generation, points, regions, time.monotonic() - started), seen
@@ -192,7 +208,14 @@ def _in_camera_pixels(
             "Every point of the answer lies outside the image: ask again with other words, and "
             "check that the parameter `family` is the model's."
         )
-    return points[: query.max_points or None], boxes
+    points = points[: query.max_points or None]
+    if len(points) > MAX_POINTS or len(boxes) > MAX_BOXES:
+        raise UnparsableAnswer(
+            f"The model names {len(points) + len(boxes)} places, more than {MAX_POINTS} points or "
+            f"{MAX_BOXES} boxes: it repeats itself. Set max_points, lower max_new_tokens, or ask "
+            "with other words."
+        )
+    return points, boxes
 
 
 def _lift(

@@ -26,6 +26,7 @@ from robobrain_ros.splatting import (
 from robobrain_ros.transforms import checked_rigid
 
 _GRAZING = 0.02  # a depth camera sees nothing at less than this share of its distance to colour
+_FARTHEST = 1e6  # pixels; no lens has an outline beyond, but the numbers of a camera info may
 # Corner pairs of a cuboid whose corners are numbered by bits: x, y, inverse depth.
 _EDGES = np.array([(i, i | 1 << bit) for bit in range(3) for i in range(8) if not i >> bit & 1])
 
@@ -149,7 +150,10 @@ def _band(
 
 
 def _finite(outline: NDArray[np.float32]) -> NDArray[np.float32]:
-    return outline[np.isfinite(outline[:, 0])]
+    """The points (P, 2) that are somewhere, and none so far away that OpenCV, which goes there row
+    by row, takes seconds.
+    """
+    return np.clip(outline[np.isfinite(outline).all(axis=1)], -_FARTHEST, _FARTHEST)
 
 
 def _ray_bounds(cells: FloatArray, grid: Intrinsics) -> tuple[FloatArray, FloatArray]:

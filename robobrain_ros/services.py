@@ -36,12 +36,19 @@ from robobrain_ros.outputs import Look, Outputs
 from robobrain_ros.paths import PathHeight
 from robobrain_ros.pipeline import Lifting, Query, Result, StopSignal, View, infer
 from robobrain_ros.srv import Ask, GetAffordance, GroundObject, PointTo, PredictTrajectory
-from robobrain_ros.tasks import EmptyAnswer, UnparsableAnswer
-from robobrain_ros.tf_projection import LiftParameters, TransformLookup, TransformUnavailable
+from robobrain_ros.tally import Tally
+from robobrain_ros.tasks import AnswerError, EmptyAnswer, UnparsableAnswer
+from robobrain_ros.tf_projection import (
+    LiftParameters,
+    LiftStatus,
+    TransformLookup,
+    TransformUnavailable,
+)
 from robobrain_ros.waiting import Waiting
+from robobrain_ros.words import checked_text, sentence
 
-MAX_TEXT = 4000
-"""Characters in a request's text; more is a mistake, and costs memory in the model."""
+MAX_NAME = 1000
+"""Characters in the name of a frame; each look-up while it is waited for repeats them."""
 
 SERVICES = (
     ("point_to", PointTo, TaskKind.POINT, "query"),
@@ -77,6 +84,7 @@ class RequestServer:
 
     def __init__(self, node: LifecycleNode, waiting: Waiting) -> None:
         self.session: Session | None = None
+        self.tally = Tally()
         self._underway: set[StopSignal] = set()
         self._node = node
         self._waiting = waiting
@@ -134,11 +142,13 @@ class RequestServer:
                     ErrorCode.ENGINE_UNAVAILABLE,
                     f"Internal error {error!r}: please report it with the node's log.",
                 )
+            self.tally.failed(failure)
             response.success = False
             response.error_code = int(failure.code)
-            response.error_msg = str(failure)
+            response.error_msg = sentence(str(failure))
+            response.answer = error.answer if isinstance(error, AnswerError) else ""
             name = "infer" if kind is None else kind.value
-            self._node.get_logger().warning(f"{name}: {failure.code.name}: {failure}")
+            self._node.get_logger().warning(f"{name}: {failure.code.name}: {response.error_msg}")
         response.timing.total = time.monotonic() - started
         return response
 
@@ -164,7 +174,7 @@ class RequestServer:
             snapshot, poses = await self._acquisition.poses(
                 request, snapshot, session.transforms, stop
             )
-            self._tell(snapshot)
+            self._tell(snapshot, poses)
             waited = time.monotonic() - started
             job = session.worker.submit(
                 lambda engine: self._infer(engine, query, snapshot, poses, stop, report),
@@ -183,6 +193,7 @@ class RequestServer:
             response, query.kind, result, Header(stamp=snapshot.color.header.stamp, frame_id=frame)
         )
         total = time.monotonic() - started
+        self.tally.answered(query.kind, result.generation, total)
         busy = result.generation.preprocess_s + result.generation.prefill_s
         busy += result.generation.decode_s + result.lift_s
         response.timing = messages.timing(result, max(waited, total - busy), total)
@@ -224,7 +235,11 @@ class RequestServer:
             value("path_clearance"),
         )
 
-    def _tell(self, snapshot: Snapshot) -> None:
+    def _tell(self, snapshot: Snapshot, poses: Poses) -> None:
+        if poses.target_from_camera is None:
+            self.tally.lacked(LiftStatus.NO_TRANSFORM.name)
+        elif snapshot.depth_status not in (LiftStatus.OK, LiftStatus.NO_DEPTH_CAMERA):
+            self.tally.lacked(snapshot.depth_status.name)
         if snapshot.absence:
             self._node.get_logger().warning(
                 f"No depth for this answer: {snapshot.absence}", throttle_duration_sec=5.0
@@ -235,10 +250,11 @@ class RequestServer:
     def _query(self, kind: TaskKind | None, text: str, request: Any, session: Session) -> Query:
         if kind is None:
             raise _bad(f"There is no task {request.task}: use a constant of Infer, TASK_POINT, ….")
-        if not text.strip():
-            raise _bad("The text is empty: say what to look for.")
-        if len(text) > MAX_TEXT:
-            raise _bad(f"The text has {len(text)} characters, at most {MAX_TEXT} are taken.")
+        text = checked_text(text)
+        if request.stamp.sec < 0:
+            raise _bad(f"The stamp is {request.stamp.sec} s: it must be positive, or 0.")
+        if len(request.target_frame) > MAX_NAME:
+            raise _bad(f"target_frame has more than {MAX_NAME} characters: no frame's name has.")
         if request.think not in list(Think):
             raise _bad(f"think is {request.think}: use THINK_DEFAULT, THINK_OFF or THINK_ON.")
         family = session.engine.family
@@ -251,7 +267,7 @@ class RequestServer:
             raise _bad(f"There is no camera '{request.camera}': the parameter cameras has {names}.")
         return Query(
             kind,
-            text.strip(),
+            text,
             Think(request.think),
             getattr(request, "max_points", 0),
             self._node.get_parameter("max_new_tokens").value,

@@ -54,7 +54,12 @@ class Answer:
 
 
 class AnswerError(Exception):
-    """The model answered, but not with what the task needs; the message tells what to do."""
+    """The model answered, but not with what the task needs; the message tells what to do.
+
+    `answer` is what it wrote, where that is known.
+    """
+
+    answer = ""
 
 
 class UnparsableAnswer(AnswerError):
@@ -134,7 +139,9 @@ def parse_answer(kind: TaskKind, raw: str, family: Family, opening: str = "") ->
 _GROUP = re.compile(r"\(([^()\[\]]*)\)|\[([^()\[\]]*)\]")
 _JSON_GROUP = re.compile(r'"(?:bbox|point)(?:_2d)?"\s*:\s*\[([^()\[\]]*)\]')
 _NUMBER = re.compile(
-    r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf(?:inity)?)", re.IGNORECASE
+    r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf(?:inity)?)",
+    # Beyond ASCII, ı is an i for IGNORECASE and none for float().
+    re.IGNORECASE | re.ASCII,
 )
 _MAX_GROUP_CHARS = 400
 _NOTHING = re.compile(

@@ -19,6 +19,7 @@ NODE_TESTS = [
     "test_action.py",
     "test_camera.py",
     "test_demo.py",
+    "test_diagnostics.py",
     "test_docs.py",
     "test_examples.py",
     "test_launch.py",
@@ -28,8 +29,11 @@ NODE_TESTS = [
     "test_moving_camera.py",
     "test_outputs.py",
     "test_rviz.py",
+    "test_security.py",
     "test_services.py",
     "test_sim_camera.py",
+    "test_soak.py",
+    "test_view.py",
 ]
 collect_ignore = (
     [] if WITH_ROS else [*NODE_TESTS, "test_ros_pypi_tf2.py", "test_messages.py", "test_markers.py"]

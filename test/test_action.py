@@ -104,7 +104,7 @@ def running(thinker) -> int:
 
     def hear(message) -> None:
         for status in message.status:
-            if status.name == "thinker/robobrain: model":
+            if status.name == "thinker/robobrain: requests":
                 values = {pair.key: pair.value for pair in status.values}
                 seen.append(int(values["requests being answered"]))
 

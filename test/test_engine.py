@@ -179,7 +179,7 @@ def test_stop_is_checked_before_and_between_tokens(engine):
         if not known:
             engine.forget()
         calls = iter([False, False, False, True])
-        answer = generate(engine, ask(stop=lambda: next(calls)))
+        answer = generate(engine, ask(stop=calls.__next__))
         assert answer.finish is FinishReason.STOPPED
         assert answer.tokens_out == tokens
     full = generate(engine, ask(max_new_tokens=2))

@@ -24,6 +24,7 @@ from robobrain_ros.engines.patches import Patches, resized
 
 _IMAGE_TOKEN = "<|image_pad|>"
 _CONTROL_TOKEN = re.compile(r"<\|[^<>|]*\|>")
+_TAG = re.compile(r"<[^<>\s]+>")  # what tokens with a meaning of their own look like
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +49,14 @@ class Encoder:
         )
         self._template = self.tokenizer.chat_template or _template_beside(directory)
         self._image_token_id = self.tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN)
+        added = self.tokenizer.added_tokens_decoder.items()
+        contents = {token_id: token.content for token_id, token in added}
         self._control_ids = {
-            token_id
-            for token_id, token in self.tokenizer.added_tokens_decoder.items()
-            if _CONTROL_TOKEN.fullmatch(token.content)
+            token_id for token_id, content in contents.items() if _CONTROL_TOKEN.fullmatch(content)
         }
+        tags = sorted(filter(_TAG.fullmatch, contents.values()))
+        # Tags have no "<" inside, so that none overlaps another: one pass finds them all.
+        self._tags = re.compile("|".join([_CONTROL_TOKEN.pattern, *map(re.escape, tags)]))
         processor: Any = Qwen2VLImageProcessorPil.from_pretrained(directory, local_files_only=True)
         self._patches = Patches(processor)
         self._merged = processor.merge_size**2  # patches that are one token
@@ -105,8 +109,8 @@ class Encoder:
 
     def token_ids(self, request: GenerationRequest, image_tokens: int) -> torch.Tensor:
         """Chat template around the prompt, the opening after it, as token ids (1, T) int64."""
-        # Control tokens in a user's words must stay words: they could end the turn.
-        prompt = _CONTROL_TOKEN.sub(lambda match: match[0].replace("<|", "< |"), request.prompt)
+        # Tokens in a user's words must stay words: they could end the turn, or the thinking.
+        prompt = self._tags.sub(lambda tag: f"< {tag[0][1:]}", request.prompt)
         content = [{"type": "text", "text": prompt}]
         if image_tokens:
             content.insert(0, {"type": "image"})
