@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From words to a place with Nav2: `python3 nav2_go_to.py "the sofa"`.
 
-Needs a running Nav2, this package's node with the robot's camera, and `nav2_simple_commander`.
+Needs a running Nav2, this package's node with the robot's camera, and `nav2_simple_commander`. CI
+has no Nav2: it checks the goal against a recorded definition (test/test_examples.py).
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def goal_before(target: PoseStamped, robot: tuple[float, float], distance: float
     dy = target.pose.position.y - robot[1]
     way = math.hypot(dx, dy)
     share = max(0.0, 1 - distance / way) if way > 0 else 0.0
-    goal = PoseStamped(header=target.header)
+    goal = PoseStamped()
+    goal.header.frame_id = target.header.frame_id
     goal.pose.position.x = robot[0] + share * dx
     goal.pose.position.y = robot[1] + share * dy
     heading = math.atan2(dy, dx)
