@@ -33,7 +33,7 @@ LINKED := $(shell find robobrain_ros config $(wildcard launch rviz) -type f -not
 # The modules without ROS, whose message types mypy would not know.
 TYPED := $(addprefix robobrain_ros/,tasks.py families.py forms.py coordinates.py decoding.py depth.py \
   intrinsics.py lift_parameters.py lifted.py ownership.py paths.py registration.py segmentation.py \
-  splatting.py surfaces.py transforms.py tf_projection.py pipeline.py errors.py drawing.py \
+  splatting.py surfaces.py transforms.py tf_projection.py pipeline.py errors.py words.py drawing.py \
   lettering.py painting.py placing.py style.py engines)
 
 # A ROS 2 shell of its own: nothing outside this machine is seen, and no other run on it either.
@@ -41,7 +41,7 @@ ROS := . $(VENV)/bin/activate && . install/setup.bash && \
   export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_DOMAIN_ID=$$((RANDOM % 100 + 1)) && \
   export FASTRTPS_DEFAULT_PROFILES_FILE=$(CURDIR)/config/fastdds_large_images.xml
 
-.PHONY: help setup build test lint demo pick nano nano-eval bench-lift bench-engine bench-grammar \
+.PHONY: help setup build test lint demo view pick nano nano-eval fuzz soak cycles bench-lift bench-engine bench-grammar \
   bench-node bench-busy bench-pick clean FORCE
 
 help: ## this list
@@ -68,6 +68,9 @@ demo: $(BUILT) ## five questions about a simulated table, or IMAGE=photo.jpg QUE
 	{ [ -z "$$DEMO_QUERY" ] || options+=("--query=$$DEMO_QUERY"); } && \
 	python -m robobrain_ros.sim.demo "$${options[@]}" $(ARGS)
 
+view: $(BUILT) ## the same live in the browser: answers in 2D and 3D, TF, latency; and recorded
+	@$(ROS) && python -m robobrain_ros.view.simulated $(ARGS)
+
 pick: export PICK_QUERY := $(value QUERY)
 pick: $(BUILT) ## one pick in the simulator, QUERY="the red can", and a film of it
 	@$(ROS) && options=() && \
@@ -92,6 +95,19 @@ bench-engine: $(DONE)/graphics ## how much sooner answers come than by plain gen
 
 bench-grammar: $(DONE)/libraries ## ten thousand answers of random models, held to their form
 	@. $(VENV)/bin/activate && PYTHONPATH=. python bench/grammar.py $(ARGS)
+
+# Answers; a tenth as many requests and images.
+fuzz: N := 100000
+fuzz: $(BUILT) ## hostile answers, requests and images, N=1000000 of them: no crash, no hang, bounded memory
+	@$(ROS) && python bench/fuzz.py --answers $(N) --requests $$(( $(N) / 10 )) $(ARGS)
+
+soak: SECONDS := 600
+soak: $(BUILT) ## eight clients and a camera with faults at random, SECONDS=600 long: nothing lost, nothing grows
+	@$(ROS) && MUJOCO_GL=egl python bench/soak.py --seconds $(SECONDS) $(ARGS)
+
+cycles: N := 1000
+cycles: $(BUILT) ## N=1000 times configure, activate, deactivate, cleanup with requests in flight
+	@$(ROS) && MUJOCO_GL=egl python bench/cycles.py --cycles $(N) $(ARGS)
 
 bench-node: $(BUILT) ## what a request costs beside the model, and what idling costs
 	@$(ROS) && python bench/node.py $(ARGS)

@@ -34,6 +34,7 @@ setup(
         "console_scripts": [
             "brain_node = robobrain_ros.brain_node:main",
             "sim_camera = robobrain_ros.sim.camera_node:main",
+            "view = robobrain_ros.view.__main__:main",
         ],
     },
 )

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A live view of cameras, answers, TF and latency in rerun's viewer, recorded to a file as well."""

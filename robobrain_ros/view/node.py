@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`robobrain_view`: hears the camera, the node's answers, TF and diagnostics, and has them drawn.
+
+What comes from the camera is drawn at its own stamp, TF too; an answer when it arrives, which may
+be seconds after its image.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import Log
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import Image
+from tf2_msgs.msg import TFMessage
+from visualization_msgs.msg import Marker, MarkerArray
+
+from robobrain_ros import markers, messages
+from robobrain_ros.acquisition import Poses
+from robobrain_ros.camera import Camera, Snapshot, Topics, nanoseconds, stamp_of
+from robobrain_ros.errors import BrainError
+from robobrain_ros.outputs import DEPTH
+from robobrain_ros.parameters import CAMERA_PARAMETERS, Spec, declare_camera
+from robobrain_ros.pipeline import View
+from robobrain_ros.spinning import SpinThread
+from robobrain_ros.view import archetypes
+from robobrain_ros.view.frames import Frames, frame_name
+from robobrain_ros.view.recording import Recording
+
+SPECS = (
+    Spec("brain", "robobrain", "The node whose answers are shown."),
+    Spec("camera", "camera", "The camera that is shown; its topics are <name>.color_topic, …"),
+    Spec("frame", "", "Frame of the 3D view; empty = the root of the camera's TF tree."),
+    Spec("rate", 2.0, "Images and clouds shown in a second.", range=(0.1, 30.0)),
+    Spec("cloud_points", 20_000, "Points of a cloud, about, at most.", range=(1, 1_000_000)),
+    Spec("cloud_range", 3.0, "Depth shown as a cloud, at most, metres.", range=(0.1, 100.0)),
+    Spec("tf_rate", 30.0, "Transforms of a frame shown in a second.", range=(0.1, 1000.0)),
+    Spec("sync_tolerance", 0.02, "Between colour and depth, at most, seconds.", range=(0.0, 1.0)),
+)
+
+_EXPIRY_PERIOD_S = 0.25
+_MAX_AGE_S = 1.0  # of the image that is shown
+_COMPLAINT_S = 30.0
+_LONGEST_S = 3600.0  # an older stamp is no camera's
+_SAMPLES = 5000  # of the depth, for its median
+_NS = 1_000_000_000
+_STATIC_QOS = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+def start(stack: ExitStack, recording: Recording) -> None:
+    """Draw into `recording` on a thread of its own, until `stack` ends it."""
+    node = ViewNode(recording)
+    stack.callback(node.destroy_node)
+    spinner = SpinThread("view")
+    spinner.executor.add_node(node)
+    spinner.start()
+    stack.callback(spinner.stop)
+
+
+class ViewNode(Node):
+    """Draws into a recording until it is destroyed. Spin it on one thread."""
+
+    def __init__(self, recording: Recording, name: str = "robobrain_view") -> None:
+        super().__init__(name)
+        self._recording = recording
+        for spec in SPECS:
+            descriptor = spec.descriptor()
+            descriptor.read_only = True
+            self.declare_parameter(spec.name, spec.default, descriptor)
+        brain = self._value("brain")
+        self._brain_name = brain.rpartition("/")[2]
+        self._frames = Frames()
+        self._next_tf_ns: dict[str, int] = {}
+        self._shown_stamp = 0
+        self._shown_in = ""
+        self._camera = self._subscribed_camera(self._value("camera"))
+        for kind, topic, callback, qos in (
+            (Image, f"{brain}/annotated_image", self._annotated, DEPTH),
+            (MarkerArray, f"{brain}/markers", self._markers, DEPTH),
+            (TFMessage, "/tf", lambda message: self._tf(message, False), 100),
+            (TFMessage, "/tf_static", lambda message: self._tf(message, True), _STATIC_QOS),
+            (DiagnosticArray, "/diagnostics", self._diagnostics, DEPTH),
+            (Log, "/rosout", self._log, 100),
+        ):
+            self.create_subscription(kind, topic, callback, qos)
+        # Simulated time may stand still.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(1 / self._value("rate"), self._show_camera, clock=steady)
+        self.create_timer(_EXPIRY_PERIOD_S, self._expire, clock=steady)
+
+    def _value(self, name: str):
+        return self.get_parameter(name).value
+
+    def _now(self) -> int:
+        return self.get_clock().now().nanoseconds
+
+    def _subscribed_camera(self, name: str) -> Camera:
+        declare_camera(self, name)
+        values = {key: self._value(f"{name}.{key}") for key in CAMERA_PARAMETERS}
+        topics = Topics(
+            color=values["color_topic"],
+            info=values["info_topic"],
+            depth=values["depth_topic"],
+            depth_info=values["depth_info_topic"],
+            rectified=values["rectified"],
+        )
+        return Camera(self, name, topics, self._value("sync_tolerance"))
+
+    def _show_camera(self) -> None:
+        """Convert and draw the newest frame; of all others only references were held."""
+        now = self._now()
+        # With its depth if that is there by now.
+        newest = (0, now, _MAX_AGE_S)
+        snapshot = self._camera.find(*newest) or self._camera.find_color(*newest)
+        if snapshot is None or stamp_of(snapshot.color) == self._shown_stamp:
+            return
+        self._shown_stamp = stamp_of(snapshot.color)
+        frame = frame_name(snapshot.color.header.frame_id)
+        try:
+            view = messages.view_from(snapshot, Poses("", np.eye(4)))
+        except BrainError as error:
+            self._complain(str(error))
+            view = self._without_depth(snapshot)
+            if view is None:
+                return
+        for entity in archetypes.camera(view.rgb, view.intrinsics, frame):
+            self._recording.log(entity, self._shown_stamp)
+        if view.depth is not None:
+            source = frame_name(snapshot.depth.header.frame_id)
+            limits = (self._value("cloud_points"), self._value("cloud_range"))
+            points = archetypes.cloud(view, source, source == frame, *limits)
+            self._recording.log(points, stamp_of(snapshot.depth))
+        self._show_from(frame, view)
+
+    def _without_depth(self, snapshot: Snapshot) -> View | None:
+        try:
+            return View(messages.rgb_from(snapshot.color))
+        except BrainError as error:
+            self._complain(str(error))
+            return None
+
+    def _show_from(self, camera: str, view: View) -> None:
+        """Choose the 3D view's frame, and look at what is before the camera when it changes."""
+        root, _ = self._frames.root(camera)
+        chosen = self._value("frame") or root
+        if chosen == self._shown_in:
+            return
+        self._shown_in = chosen
+        distance = self._value("cloud_range")
+        if view.depth is not None:
+            near = view.depth.window(np.array([0, 0, *view.depth.size]), _SAMPLES).metres
+            near = near[near <= distance]
+            distance = float(np.median(near)) if near.size else distance
+        eye = self._frames.eye(camera, distance) if chosen == root else None
+        self._recording.show_in(chosen, eye)
+
+    def _annotated(self, message: Image) -> None:
+        now = self._now()
+        try:
+            rgb = messages.rgb_from(message)
+        except BrainError as error:
+            self._complain(str(error))
+            return
+        self._recording.log(archetypes.image(archetypes.ANNOTATED, rgb), now)
+        age = (now - nanoseconds(message.header.stamp)) / _NS
+        if 0 <= age < _LONGEST_S:
+            self._recording.log(archetypes.latency("image to answer", age), now)
+
+    def _markers(self, message: MarkerArray) -> None:
+        now = self._now()
+        for marker in message.markers:
+            if marker.action == Marker.DELETE:
+                self._recording.remove(archetypes.marker_path(marker), now)
+            elif marker.action == Marker.DELETEALL:
+                self._recording.remove(archetypes.ANSWERS, now)
+            elif (entity := archetypes.marker(marker)) is not None:
+                lifetime = marker.lifetime.sec * _NS + marker.lifetime.nanosec
+                self._recording.log(entity, now, now + lifetime if lifetime else 0)
+
+    def _tf(self, message: TFMessage, static: bool) -> None:
+        now = self._now()
+        period = _NS / self._value("tf_rate")
+        for one in message.transforms:
+            child = frame_name(one.child_frame_id)
+            try:
+                self._frames.add(one)
+            except ValueError as error:
+                self._complain(f"TF of {child}: {error}")
+                continue
+            # A frame of an answer goes with its markers.
+            if child.startswith(f"{self._brain_name}/"):
+                end = now + markers.LIFETIME.sec * _NS
+                self._recording.log(archetypes.transform(one, False), now, end)
+                continue
+            stamp = nanoseconds(one.header.stamp)
+            # A stamp far below the next one's turn: the clock was set back.
+            due = self._next_tf_ns.get(child, 0)
+            if static or stamp >= due or stamp < due - 2 * _NS:
+                self._next_tf_ns[child] = int(stamp + period)
+                self._recording.log(archetypes.transform(one, static), stamp)
+
+    def _diagnostics(self, message: DiagnosticArray) -> None:
+        now = self._now()
+        for status in message.status:
+            if status.hardware_id.rpartition("/")[2] == self._brain_name:
+                for entity in archetypes.numbers(status):
+                    self._recording.log(entity, now)
+
+    def _log(self, message: Log) -> None:
+        if message.name.rpartition(".")[2] == self._brain_name:
+            self._recording.log(archetypes.log_entry(message), self._now())
+
+    def _expire(self) -> None:
+        self._recording.expire(self._now())
+
+    def _complain(self, sentence: str) -> None:
+        self.get_logger().warning(sentence, throttle_duration_sec=_COMPLAINT_S)
