@@ -38,8 +38,9 @@ from robobrain_ros.waiting import Waiting
 
 _UNLOAD_S = 60.0
 _DRAIN_S = 2.0
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _KEPT_BYTES = 32 << 20
+_ARENAS = 2
 
 
 def _caught(transition: Callable) -> Callable:
@@ -285,11 +286,14 @@ def main(args: list[str] | None = None) -> int:
 def _keep_freed_memory() -> None:
     """Have glibc keep what images leave behind: given back and taken again, each page of each frame
     would be a fault.
+
+    In few arenas: each new engine thread would fill another one, up to eight a core.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc only
     if mallopt is not None:
         for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
             mallopt(option, _KEPT_BYTES)
+        mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 def _run(stop: threading.Event) -> int:

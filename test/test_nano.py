@@ -2,6 +2,7 @@
 """The shipped model: tokenizer, training forward, labels, and one real answer of the weights."""
 
 import json
+import random
 from dataclasses import asdict
 
 import numpy as np
@@ -18,7 +19,13 @@ from robobrain_ros.engines import create_engine  # noqa: E402
 from robobrain_ros.engines.base import GenerationRequest, generate  # noqa: E402
 from robobrain_ros.families import TaskKind, Think  # noqa: E402
 from robobrain_ros.forms import answer_form  # noqa: E402
-from robobrain_ros.nano import evaluate, scoring, views, vocabulary  # noqa: E402
+from robobrain_ros.nano import (  # noqa: E402
+    augmentation,
+    evaluate,
+    scoring,
+    views,
+    vocabulary,
+)
 from robobrain_ros.nano.architecture import (  # noqa: E402
     MODEL_DIRECTORY,
     SENT_SIZES,
@@ -41,7 +48,7 @@ from robobrain_ros.nano.targets import (  # noqa: E402
 )
 from robobrain_ros.nano.tokenizer import FAMILY, build_tokenizer, prompt_phrases  # noqa: E402
 from robobrain_ros.nano.train import attention_bias, learning_rate  # noqa: E402
-from robobrain_ros.sim.tabletop import Tabletop  # noqa: E402
+from robobrain_ros.sim.tabletop import TABLE_CODE, Tabletop  # noqa: E402
 from robobrain_ros.tasks import build_prompt  # noqa: E402
 
 TURN = "the red mug<|im_end|>\n<|im_start|>assistant\n"
@@ -155,6 +162,13 @@ class TestFastForward:
         assert seen[4] == [True, True, False, False, True, False]
 
 
+def save_scene(scene, directory):
+    """Write a shard of one scene."""
+    np.save(directory / "train_0_rgb.npy", scene.rgb[None])
+    np.save(directory / "train_0_codes.npy", scene.codes[None])
+    (directory / "train_0.json").write_text(json.dumps([asdict(scene.info)]))
+
+
 class TestBatches:
     def test_token_targets_mark_what_a_token_shows(self, scene):
         view = views.resized_view(scene, SENT_SIZES[0])
@@ -185,10 +199,7 @@ class TestBatches:
         assert not meant_tokens(view, best, spoken).any()
 
     def test_batches_teach_answers_only(self, tokenizer, scene, tmp_path):
-        info = json.dumps([asdict(scene.info)])
-        np.save(tmp_path / "train_0_rgb.npy", scene.rgb[None])
-        np.save(tmp_path / "train_0_codes.npy", scene.codes[None])
-        (tmp_path / "train_0.json").write_text(info)
+        save_scene(scene, tmp_path)
         stream = TrainingBatches(tmp_path, tokenizer, 2, 200, seed=1, rank=0)
         other = TrainingBatches(tmp_path, tokenizer, 2, 200, seed=1, rank=1)
         for batch, twin, _ in zip(stream, other, range(4)):
@@ -202,6 +213,34 @@ class TestBatches:
             assert (batch["labels"][row, at] == batch["ids"][row, at + 1]).all()
             assert (batch["segment"][row, at] == batch["segment"][row, at + 1]).all()
             assert (batch["segment"][row, at] > 0).all()
+
+    def test_names_and_points_are_marked_in_the_text(self, tokenizer, scene, tmp_path):
+        """Heads that read the text are taught at a name's last token and before a point's x."""
+        save_scene(scene, tmp_path)
+        batch = next(iter(TrainingBatches(tmp_path, tokenizer, 6, 300, seed=1, rank=0)))
+        names = {one.name.split()[-1] for one in scene.info.objects}
+        for row, ids in enumerate(batch["ids"]):
+            named = batch["named"][row]
+            assert batch["shown"][row][named > 0].any(-1).any()
+            assert not batch["shown"][row][named == 0].any()
+            for place in named[named > 0]:
+                assert tokenizer.decode(ids[place]).strip().lower() in names
+            for place, point in zip(batch["before_point"][row], batch["coming"][row].int()):
+                if place > 0:
+                    said = tokenizer.decode(ids[place : place + 12])
+                    assert said.lstrip(" [").startswith(f"({point[0]}, {point[1]})")
+                else:
+                    assert (point == IGNORED).all()
+
+
+class TestAugmentation:
+    def test_another_table_leaves_everything_else(self, scene):
+        for seed in range(5):
+            other = augmentation.other_table(scene, random.Random(seed))
+            changed = (other.rgb != scene.rgb).any(-1)
+            assert not changed[scene.codes != TABLE_CODE].any()
+            assert changed[scene.codes == TABLE_CODE].mean() > 0.5
+            assert other.info is scene.info
 
 
 def test_learning_rate_warms_up_and_anneals():
@@ -221,13 +260,13 @@ def test_shipped_weights_answer_about_new_scenes():
     engine = create_engine("nano", device="cpu")
     scores = scoring.scores_of(engine, asked)
     engine.close()
-    assert np.mean(scores[Topic.POINT][scoring.IN_MASK]) >= 0.8
-    assert np.mean(scores[Topic.FREE_SPACE][scoring.IN_MASK]) >= 0.6
-    assert np.mean(scores[Topic.RELATION][scoring.IN_MASK]) >= 0.6
-    assert np.mean(scores[Topic.BOX][scoring.IOU]) >= 0.6
-    assert np.mean(scores[Topic.AFFORDANCE][scoring.IOU]) >= 0.4
-    assert np.mean(scores[Topic.TRAJECTORY][scoring.DFD]) <= 0.25
-    assert np.mean(scores[Topic.REFUSAL][scoring.REFUSED]) >= 0.6
+    assert np.mean(scores[Topic.POINT][scoring.IN_MASK]) >= 0.9
+    assert np.mean(scores[Topic.FREE_SPACE][scoring.IN_MASK]) >= 0.8
+    assert np.mean(scores[Topic.RELATION][scoring.IN_MASK]) >= 0.8
+    assert np.mean(scores[Topic.BOX][scoring.IOU]) >= 0.75
+    assert np.mean(scores[Topic.AFFORDANCE][scoring.IOU]) >= 0.6
+    assert np.mean(scores[Topic.TRAJECTORY][scoring.DFD]) <= 0.2
+    assert np.mean(scores[Topic.REFUSAL][scoring.REFUSED]) >= 0.8
 
 
 @needs_weights

@@ -21,6 +21,8 @@ from robobrain_ros.nano.targets import (
     NUMBERS,
 )
 
+NAMED_LAYERS, MEANT_LAYERS, FOUND_LAYERS, PLANNED_LAYERS = 2, 3, 4, 5
+"""How many language layers the heads that read the text come after; `early` is the first."""
 _DIGITS = 3
 _BACKGROUND_WEIGHT = 0.15
 
@@ -30,8 +32,10 @@ class AuxiliaryHeads(nn.Module):
 
     What and where (kind, colour, offsets, size) is read from the image tokens that the vision tower
     emits; the decimal digits of point and boxes after the first language layers, because answers
-    are spelt in digits. Which of the image tokens a question is about is read where its answer
-    begins, a layer later: finding it is what takes longest to learn from answers alone.
+    are spelt in digits. The others are read from the text, because finding what is meant takes
+    longest to learn from answers alone: after `NAMED_LAYERS`, which image tokens each object's
+    name is about; after `MEANT_LAYERS` and `FOUND_LAYERS`, where a question's answer begins, which
+    ones that is about; after `PLANNED_LAYERS`, before each point of an answer, where that is.
     """
 
     def __init__(self, width: int) -> None:
@@ -39,9 +43,8 @@ class AuxiliaryHeads(nn.Module):
         self._splits = [len(CLASSES), COLOUR_CLASSES, NUMBERS, MEASURES, 1]
         self.appearance = nn.Linear(width, sum(self._splits))
         self.digits = nn.Linear(width, NUMBERS * _DIGITS * 10)
-        self.key = nn.Linear(width, width, bias=False)
-        self.query = nn.Linear(width, width, bias=False)
-        self.none = nn.Linear(width, 1)
+        self.named, self.meant, self.found = Pointer(width), Pointer(width), Pointer(width)
+        self.coming = nn.Linear(width, 2)
 
     def forward(self, tokens: Tensor, early: Tensor) -> tuple[Tensor, Tensor]:
         """Raw head outputs for vision `tokens` and `early` language states, both (B, N, C)."""
@@ -80,14 +83,17 @@ class AuxiliaryHeads(nn.Module):
             }
         return sum(parts.values(), torch.zeros(())), figures
 
-    def pointing(self, early: Tensor, asked: Tensor) -> Tensor:
-        """Scores (B, Q, N + 1) of the image tokens, and of none, that questions are about.
+    def planned(self, states: Tensor) -> Tensor:
+        """Where points are that come next, (B, P, 2) in image tokens from the image's corner."""
+        return self.coming(F.rms_norm(states.float(), states.shape[-1:]))
 
-        early: (B, N, C) of the image tokens, asked: (B, Q, C), both language states.
-        """
-        query = self.query(asked) * asked.shape[-1] ** -0.5
-        scores = torch.matmul(query, self.key(early).transpose(1, 2))
-        return torch.cat([scores, self.none(asked)], -1)
+    @staticmethod
+    def planned_loss(planned: Tensor, coming: Tensor) -> tuple[Tensor, float]:
+        """Loss of `planned` against pixels, `IGNORED` where there is none; mean error in pixels."""
+        known = coming[..., 0] != IGNORED
+        guess, target = planned.float()[known], coming[known] / TOKEN_PIXELS
+        pixels = TOKEN_PIXELS * (guess - target).detach().abs().mean().item()
+        return F.smooth_l1_loss(guess, target, beta=0.3), pixels
 
     @staticmethod
     def pointing_loss(scores: Tensor, meant: Tensor) -> tuple[Tensor, float]:
@@ -97,6 +103,25 @@ class AuxiliaryHeads(nn.Module):
         loss = -chances.masked_fill(~right, -torch.inf).logsumexp(-1).mean()
         best = chances.argmax(-1, keepdim=True)
         return loss, right.gather(1, best).float().mean().item()
+
+
+class Pointer(nn.Module):
+    """Which image tokens a token of the text is about."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.key = nn.Linear(width, width, bias=False)
+        self.query = nn.Linear(width, width, bias=False)
+        self.none = nn.Linear(width, 1)
+
+    def forward(self, early: Tensor, asking: Tensor) -> Tensor:
+        """Scores (B, Q, N + 1) of the image tokens, and of none.
+
+        early: (B, N, C) of the image tokens, asking: (B, Q, C), both language states.
+        """
+        query = self.query(asking) * asking.shape[-1] ** -0.5
+        scores = torch.matmul(query, self.key(early).transpose(1, 2))
+        return torch.cat([scores, self.none(asking)], -1)
 
 
 def _offsets(numbers: Tensor, columns: int) -> Tensor:

@@ -9,6 +9,7 @@ prefix: the model sees what it sees at inference, but the image is encoded once.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,9 +24,11 @@ from robobrain_ros.families import Think
 from robobrain_ros.nano.architecture import MERGE, PATCH, SENT_SIZES, TOKEN_PIXELS
 from robobrain_ros.nano.dataset import ScenePool
 from robobrain_ros.nano.questions import Asker, Question
+from robobrain_ros.nano.reaching import WAYPOINTS
 from robobrain_ros.nano.targets import IGNORED, dominant, meant_tokens, token_targets
 from robobrain_ros.nano.tokenizer import FAMILY
 from robobrain_ros.nano.views import View, training_view
+from robobrain_ros.nano.wordings import capitalised
 from robobrain_ros.tasks import TaskKind, build_prompt
 
 _SIZE_SHARES = (0.6, 0.15, 0.25)
@@ -34,10 +37,14 @@ _THINK_SHARE = 0.12
 _MOST_MISSES = 12
 # An answer of n tokens weighs n to this power: a path of sixty tokens more than a word, but not
 # sixty times as much.
-_ANSWER_WEIGHT = 0.3
-_WORD_WEIGHT = 3.0  # of an answer in words, whose one telling token would else count for little
+_ANSWER_WEIGHT = 0.4
+_WORD_WEIGHT = 4.0  # of an answer in words, whose one telling token would else count for little
 
-_MOST_QUESTIONS = 24
+_STRAYED_SHARE = 0.6  # of paths
+_STRAY = 9.0  # pixels by which each point of those is off the one before, standard deviation
+
+_MOST_QUESTIONS, _MOST_NAMES, _MOST_POINTS = 24, 48, 64
+_POINT = re.compile(r"\((\d+), (\d+)\)")
 
 Example = tuple[Sequence[int], Sequence[int]]
 """Token ids of a prompt and of its answer."""
@@ -58,7 +65,10 @@ class Words:
         self.pad = tokenizer.pad_token_id
         self.end = tokenizer.convert_tokens_to_ids("<|im_end|>")
         self.image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        self._digits = {tokenizer.convert_tokens_to_ids(digit) for digit in "0123456789"}
+        self._opens = {i for token, i in tokenizer.get_vocab().items() if token.endswith("(")}
         self._prompts: dict[str, tuple[int, ...]] = {}
+        self._names: dict[str, list[tuple[int, ...]]] = {}
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, no special tokens added."""
@@ -70,6 +80,50 @@ class Words:
         if text not in self._prompts:
             self._prompts[text] = tuple(self.encode(text))
         return self._prompts[text]
+
+    def name_end(self, prompt: Sequence[int], name: str) -> int | None:
+        """Index of the token that ends an object's name in a prompt, None where it has no such."""
+        if name not in self._names:
+            forms = (f" {name}", name, capitalised(name), f" {capitalised(name)}")
+            self._names[name] = [tuple(self.encode(form)) for form in forms]
+        for ids in self._names[name]:
+            for stop in range(len(ids), len(prompt) + 1):
+                if prompt[stop - 1] == ids[-1] and tuple(prompt[stop - len(ids) : stop]) == ids:
+                    return stop - 1
+        return None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        return self._tokenizer.backend_tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def point_starts(self, answer: Sequence[int]) -> list[int]:
+        """Indices of the tokens of an answer after which a point's numbers come."""
+        return [i for i, token in enumerate(answer) if token in self._opens]
+
+    def strayed(
+        self, answer: Sequence[int], starts: Sequence[int], rng: random.Random
+    ) -> tuple[list[int], int]:
+        """An answer whose first points are off, and how many of its tokens are not to be taught.
+
+        Taught on true paths alone, a model learns to go on as the path went so far, and its own
+        small errors add up. The points that are off keep their numbers of digits.
+        """
+        strayed, last = list(answer), rng.randrange(len(starts) - WAYPOINTS + 1, len(starts))
+        off = [0.0, 0.0]
+        for start in starts[-WAYPOINTS:last]:
+            for axis in range(2):
+                while answer[start] not in self._digits:
+                    start += 1
+                stop = start
+                while answer[stop] in self._digits:
+                    stop += 1
+                off[axis] += rng.gauss(0, _STRAY)
+                low = 10 ** (stop - start - 1) if stop - start > 1 else 0
+                value = round(int(self.decode(answer[start:stop])) + off[axis])
+                value = min(max(value, low), 10 ** (stop - start) - 1)
+                strayed[start:stop] = self.encode(str(value))
+                start = stop
+        return strayed, starts[last] + 1
 
     def example(self, question: Question, think: bool) -> Example:
         """Prompt, with the opening of the answer, and the answer, with the thought before it."""
@@ -119,9 +173,12 @@ class TrainingBatches(IterableDataset):
     uint8; ids, labels (B, L) int64 (`labels` are the next tokens of answers, else `IGNORED`);
     weights (B, L) float32, of the labels in the loss;
     positions (3, B, L); segment (B, L) int64 (0 prefix, 1… questions, -1 padding); asked (B, Q)
-    int64, where the questions' answers begin, and meant (B, Q, N + 1) bool of `meant_tokens`; and
-    `token_targets` stacked. Without questions (`length` 0), L is the prefix's length. Streams of
-    one `seed` have the same sizes in the same order, whatever their `rank`.
+    int64, where the questions' answers begin, and meant (B, Q, N + 1) bool of `meant_tokens`;
+    named (B, M) int64, where the names of objects end in the questions, and shown (B, M, N + 1)
+    bool, which image tokens show them; before_point (B, P) int64, the tokens before an answer's
+    points, and coming (B, P, 2) float32, these points in pixels; and `token_targets` stacked.
+    Without questions (`length` 0), L is the prefix's length. Streams of one `seed` have the same
+    sizes in the same order, whatever their `rank`.
     """
 
     def __init__(
@@ -180,19 +237,37 @@ class TrainingBatches(IterableDataset):
         asked = np.zeros(_MOST_QUESTIONS, np.int64)
         meant = np.zeros((_MOST_QUESTIONS, layout.image_tokens + 1), bool)
         best, background = dominant(view)
+        named: list[tuple[int, NDArray[np.bool_]]] = []
+        points: list[tuple[int, tuple[int, int]]] = []
         examples = self._examples(view, rng, length - start)
         for number, (question, (prompt, answer)) in enumerate(examples, 1):
             stop = start + len(prompt) + len(answer)
-            ids[start:stop] = [*prompt, *answer]
+            starts = self._words.point_starts(answer)
+            read, taught = answer, 0
+            if question.path is not None and rng.random() < _STRAYED_SHARE:
+                read, taught = self._words.strayed(answer, starts, rng)
+            ids[start:stop] = [*prompt, *read]
             said = slice(start + len(prompt) - 1, stop - 1)
             weight = _WORD_WEIGHT if question.task is TaskKind.ASK else 1.0
-            labels[said] = answer
-            weights[said] = weight * len(answer) ** (_ANSWER_WEIGHT - 1)
+            labels[said] = [*[IGNORED] * taught, *answer[taught:]]
+            weights[said.start + taught : said.stop] = weight * len(answer) ** (_ANSWER_WEIGHT - 1)
             asked[number - 1] = said.start
             meant[number - 1] = meant_tokens(view, best, question)
+            named += [
+                (start + end, np.append(best == one.label, False))
+                for one in view.seen
+                if (end := self._words.name_end(prompt, one.info.name)) is not None
+            ]
+            said_points = _POINT.findall(self._words.decode(answer))
+            points += [
+                (start + len(prompt) + i, (int(x), int(y)))
+                for i, (x, y) in zip(starts, said_points, strict=True)
+            ]
             segment[start:stop] = number
             positions[:, start:stop] = layout.next_position + np.arange(stop - start)
             start = stop
+        named_at, shown = _padded(named, _MOST_NAMES, np.zeros(len(best) + 1, bool))
+        point_at, coming = _padded(points, _MOST_POINTS, np.full(2, IGNORED, np.float32))
         return {
             "patches": patches_of(view.rgb),
             "ids": ids,
@@ -202,6 +277,10 @@ class TrainingBatches(IterableDataset):
             "segment": segment,
             "asked": asked,
             "meant": meant,
+            "named": named_at,
+            "shown": shown,
+            "before_point": point_at,
+            "coming": coming,
             **token_targets(view, best, background),
         }
 
@@ -223,3 +302,16 @@ class TrainingBatches(IterableDataset):
                 continue
             room -= len(prompt) + len(answer)
             yield question, (prompt, answer)
+
+
+def _padded(
+    found: Sequence[tuple[int, Sequence[float] | NDArray[np.generic]]],
+    length: int,
+    nothing: NDArray[np.generic],
+) -> tuple[NDArray[np.int64], NDArray[np.generic]]:
+    """Places (length,) in a sequence and what is there, (length, …); place 0 has `nothing`."""
+    places = np.zeros(length, np.int64)
+    values = np.tile(nothing, (length, 1))
+    for index, (place, value) in enumerate(found[:length]):
+        places[index], values[index] = place, value
+    return places, values

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from robobrain_ros.nano.views import View
 
-WAYPOINTS = 6
+WAYPOINTS = 5
 _CLEARANCE = 0.03  # over an object on the way, and beside it: metres
 _LEAST_ARC = 0.04
 _MOST_ARC = 0.30
@@ -25,7 +25,7 @@ class Reach:
 
 
 def reach(view: View, goal: NDArray[np.float64], spared: frozenset[int]) -> Reach | None:
-    """A path of six evenly spaced waypoints from the gripper to `goal` (3,), or None.
+    """A path of five evenly spaced waypoints from the gripper to `goal` (3,), or None.
 
     It goes straight there as seen from above, along a parabola just high enough to clear the
     objects on the way, but for those whose labels are `spared`. None without a gripper in view,

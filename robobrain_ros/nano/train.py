@@ -27,7 +27,13 @@ from torch.utils.data import DataLoader
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from robobrain_ros.nano.architecture import SENT_SIZES, build_config, save_checkpoint
-from robobrain_ros.nano.auxiliary import AuxiliaryHeads
+from robobrain_ros.nano.auxiliary import (
+    FOUND_LAYERS,
+    MEANT_LAYERS,
+    NAMED_LAYERS,
+    PLANNED_LAYERS,
+    AuxiliaryHeads,
+)
 from robobrain_ros.nano.batches import Layout, TrainingBatches, Words
 from robobrain_ros.nano.dataset import ScenePool
 from robobrain_ros.nano.fast_forward import FastForward, normalise
@@ -37,8 +43,9 @@ from robobrain_ros.nano.tokenizer import build_tokenizer
 from robobrain_ros.nano.views import View, resized_view
 from robobrain_ros.nano.vocabulary import vocabulary_texts
 
-_EARLY_LAYERS, _POINTING_LAYERS = 2, 3
-_AUXILIARY_WEIGHT, _POINTING_WEIGHT = 0.5, 0.5
+_AUXILIARY_WEIGHT = 0.5
+_POINTING_WEIGHTS = {"named": 0.3, "meant": 0.2, "found": 0.5}
+_PLANNED_WEIGHT = 0.4
 _LOG_STEPS = 25
 
 Batch = dict[str, Tensor]
@@ -65,11 +72,12 @@ class Trainer:
         cos, sin = (t.to(self.dtype) for t in network.forward.rotary(batch["positions"]))
         bias = attention_bias(batch["segment"], self.dtype)
         with torch.autocast("cpu", self.dtype, enabled=self.options.bf16):
+            at = batch["named"], batch["asked"], batch["before_point"]
             appearance, digits, *states = network.run(
-                batch["patches"], batch["ids"], cos, sin, bias, batch["asked"], whole
+                batch["patches"], batch["ids"], cos, sin, bias, at, whole
             )
             answered = batch["labels"] != IGNORED
-            scores = F.linear(states[1][answered], self.embedding) if whole else None
+            scores = F.linear(states[-1][answered], self.embedding) if whole else None
         loss, figures = self.heads.loss(appearance, digits, batch, network.layout.columns)
         figures["aux"] = loss.item()
         if scores is None:
@@ -79,9 +87,13 @@ class Trainer:
         answer_loss = (weights * losses).sum() / weights.sum()
         figures["loss"] = answer_loss.item()
         figures["tokens"] = (scores.argmax(-1) == target).float().mean().item()
-        pointing, figures["found"] = self.heads.pointing_loss(states[0], batch["meant"])
-        figures["pointing"] = pointing.item()
-        return answer_loss + _AUXILIARY_WEIGHT * loss + _POINTING_WEIGHT * pointing, figures
+        total = answer_loss + _AUXILIARY_WEIGHT * loss
+        truths = batch["shown"], batch["meant"], batch["meant"]
+        for (name, weight), score, truth in zip(_POINTING_WEIGHTS.items(), states, truths):
+            pointing, figures[name] = self.heads.pointing_loss(score, truth)
+            total = total + weight * pointing
+        planned, figures["planned"] = self.heads.planned_loss(states[3], batch["coming"])
+        return total + _PLANNED_WEIGHT * planned, figures
 
     def step(self, batch: Batch, whole: bool, rate: float) -> dict[str, float]:
         """One optimizer step at learning rate `rate`."""
@@ -140,7 +152,7 @@ class _Network:
         cos: Tensor,
         sin: Tensor,
         bias: Tensor,
-        asked: Tensor,
+        at: tuple[Tensor, Tensor, Tensor],
         whole: bool,
     ) -> tuple[Tensor, ...]:
         start = self.layout.image_start
@@ -148,16 +160,27 @@ class _Network:
         image = self.forward.image_tokens(normalise(patches, self._trainer.dtype))
         x = F.embedding(ids, self._trainer.embedding).to(image.dtype)
         x = torch.cat([x[:, :start], image, x[:, stop:]], 1)
-        x = self.forward.language_layers(x, cos, sin, bias, 0, _EARLY_LAYERS)
+        heads, layers = self._trainer.heads, self.forward.language_layers
+        x = layers(x, cos, sin, bias, 0, NAMED_LAYERS)
         early = x[:, start:stop]
-        heads = self._trainer.heads(image, early)
+        seen = heads(image, early)
         if not whole:
-            return heads
-        x = self.forward.language_layers(x, cos, sin, bias, _EARLY_LAYERS, _POINTING_LAYERS)
-        begun = x.gather(1, asked[..., None].expand(-1, -1, x.shape[-1]))
-        pointing = self._trainer.heads.pointing(early, begun)
-        x = self.forward.language_layers(x, cos, sin, bias, _POINTING_LAYERS, None)
-        return *heads, pointing, self.forward.final_norm(x)
+            return seen
+        named, asked, before_point = at
+        of_names = heads.named(early, _taken(x, named))
+        x = layers(x, cos, sin, bias, NAMED_LAYERS, MEANT_LAYERS)
+        meant = heads.meant(early, _taken(x, asked))
+        x = layers(x, cos, sin, bias, MEANT_LAYERS, FOUND_LAYERS)
+        found = heads.found(early, _taken(x, asked))
+        x = layers(x, cos, sin, bias, FOUND_LAYERS, PLANNED_LAYERS)
+        planned = heads.planned(_taken(x, before_point))
+        x = layers(x, cos, sin, bias, PLANNED_LAYERS, None)
+        return *seen, of_names, meant, found, planned, self.forward.final_norm(x)
+
+
+def _taken(x: Tensor, places: Tensor) -> Tensor:
+    """What x (B, L, C) has at places (B, Q) of its sequence: (B, Q, C)."""
+    return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def _average(gradients: list[Tensor]) -> None:

@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from robobrain_ros.nano import augmentation
 from robobrain_ros.nano.dataset import ObjectInfo, Scene, SceneInfo
 from robobrain_ros.sim.tabletop import PART_BIT
 from robobrain_ros.sim.truth import MIN_VISIBLE_SHARE, mask_box
 
 _WHOLE_VIEW_SHARE = 0.3
-_MIN_CROP = 0.78
+_MIN_CROP = 0.75
+_OTHER_TABLE_SHARE = 0.5
 # Of an object's pixels, those of the part to grasp: below the first it is hidden, above the second
 # it can be told apart.
 _HIDDEN_PART, _VISIBLE_PART = 0.01, 0.04
@@ -142,11 +144,13 @@ def resized_view(scene: Scene, size: tuple[int, int]) -> View:
 
 
 def training_view(scene: Scene, size: tuple[int, int], rng: random.Random) -> View:
-    """A random crop, perhaps mirrored, of a size (width, height), with changed colours and noise.
+    """A random crop, perhaps mirrored, of a size (width, height), changed by `augmentation`.
 
     The camera's left is the view's left, mirrored or not.
     """
     height, width = scene.codes.shape
+    if rng.random() < _OTHER_TABLE_SHARE:
+        scene = augmentation.other_table(scene, rng)
     crop = _random_crop(width, height, rng)
     shrinks = crop[2] > size[0]
     choices = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC) if shrinks else (cv2.INTER_CUBIC,)
@@ -169,7 +173,7 @@ def _resized(
         [[stretch[0], 0, -x * stretch[0]], [0, stretch[1], -y * stretch[1]], [0, 0, 1]]
     )
     if rng:
-        rgb = _photometric(rgb, rng)
+        rgb = augmentation.photometric(rgb, rng)
         if rng.random() < 0.5:
             rgb, codes = np.ascontiguousarray(rgb[:, ::-1]), np.ascontiguousarray(codes[:, ::-1])
             change = np.array([[-1, 0, size[0]], [0, 1, 0], [0, 0, 1.0]]) @ change
@@ -225,20 +229,3 @@ def _random_crop(width: int, height: int, rng: random.Random) -> tuple[int, int,
     w = min(width, round(width * scale * stretch))
     h = min(height, round(height * scale / stretch))
     return rng.randint(0, width - w), rng.randint(0, height - h), w, h
-
-
-def _photometric(rgb: NDArray[np.uint8], rng: random.Random) -> NDArray[np.uint8]:
-    gain, gamma, offset = rng.uniform(0.8, 1.2), rng.uniform(0.8, 1.25), rng.uniform(-15, 15)
-    ramp = np.arange(256) / 255.0
-    table = np.empty((256, 1, 3), np.uint8)
-    for channel in range(3):
-        tint = gain * rng.uniform(0.95, 1.05)
-        table[:, 0, channel] = np.clip(255 * tint * ramp**gamma + offset, 0, 255)
-    rgb = cv2.LUT(rgb, table)
-    if rng.random() < 0.25:
-        rgb = cv2.GaussianBlur(rgb, (3, 3), rng.uniform(0.3, 0.9))
-    if rng.random() < 0.3:
-        noise = np.empty(rgb.shape, np.int8)
-        cv2.randn(noise, (0, 0, 0), (rng.uniform(1, 6),) * 3)
-        rgb = cv2.add(rgb, noise, dtype=cv2.CV_8U)
-    return rgb
