@@ -29,6 +29,7 @@ import rclpy
 from faults import Faults
 from rclpy.action import ActionClient
 from rclpy.duration import Duration
+from rclpy.executors import Executor
 from sensor_msgs.msg import Image
 
 from robobrain_ros.action import Infer
@@ -104,8 +105,12 @@ def ask(client: BrainClient, tally: Tally, rng: random.Random) -> None:
         tally.take(service.__name__, response, time.monotonic() - started)
 
 
-def act(goals: ActionClient, tally: Tally, rng: random.Random) -> None:
-    """One goal of the action; half of them are cancelled after a moment."""
+def act(goals: ActionClient, executor: Executor, tally: Tally, rng: random.Random) -> None:
+    """One goal of the action; half of them are cancelled after a moment.
+
+    On the executor's thread: rclpy's action client has no lock, an answer could be there before
+    it knows what was asked.
+    """
     ended = threading.Event()
     outcome: list[Any] = []
 
@@ -120,11 +125,11 @@ def act(goals: ActionClient, tally: Tally, rng: random.Random) -> None:
     handle: list[Any] = []
     goal = Infer.Goal(task=rng.randint(1, 5), query=rng.choice(WORDS), **fields(rng))
     started = time.monotonic()
-    goals.send_goal_async(goal).add_done_callback(on_accepted)
+    executor.create_task(lambda: goals.send_goal_async(goal).add_done_callback(on_accepted))
     if rng.random() < 0.5:
         time.sleep(rng.uniform(0, 0.2))
         if handle:
-            handle[0].cancel_goal_async()
+            executor.create_task(handle[0].cancel_goal_async)
     if ended.wait(PATIENCE_S):
         tally.take("Infer", outcome[0], time.monotonic() - started)
     else:
@@ -148,7 +153,7 @@ def client_thread(number: int, seed: int, stop: threading.Event, tally: Tally) -
             if rng.random() < 0.8:
                 ask(client, tally, rng)
             else:
-                act(goals, tally, rng)
+                act(goals, client.node.executor, tally, rng)
             time.sleep(rng.uniform(0, 0.1))
         goals.destroy()
 

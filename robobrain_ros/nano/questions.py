@@ -43,18 +43,18 @@ class Topic(str, Enum):
 
 
 SHARES: Mapping[Topic, float] = {
-    Topic.POINT: 0.14,
+    Topic.POINT: 0.13,
     Topic.SPOTS: 0.03,
     Topic.FREE_SPACE: 0.14,
     Topic.RELATION: 0.15,
-    Topic.BOX: 0.10,
+    Topic.BOX: 0.09,
     Topic.AFFORDANCE: 0.07,
     Topic.TRAJECTORY: 0.11,
     Topic.PRESENCE: 0.04,
     Topic.SIDE: 0.06,
     Topic.COUNT: 0.06,
     Topic.COLOUR: 0.03,
-    Topic.WHAT: 0.05,
+    Topic.WHAT: 0.04,
     Topic.REFUSAL: 0.05,
 }
 """How often training asks about each topic."""
