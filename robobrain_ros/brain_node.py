@@ -106,7 +106,7 @@ class BrainNode(LifecycleNode):
         tolerance = self.get_parameter("sync_tolerance").value
         names = self.get_parameter("cameras").value
         cameras = {
-            name: Camera(self._cameras, name, self._topics(name), tolerance) for name in names
+            name: Camera(self._cameras, name, Topics.of(self, name), tolerance) for name in names
         }
         self._requests.session = Session(self._engine, self._worker, cameras, self._transforms)
         self.get_logger().info(f"Active: serving {', '.join(names)}.")
@@ -226,10 +226,6 @@ class BrainNode(LifecycleNode):
             cameras={n: c.topics(now) for n, c in session.cameras.items()} if session else {},
             max_image_age_s=self.get_parameter("max_image_age").value,
         )
-
-    def _topics(self, name: str) -> Topics:
-        keys = ("color_topic", "info_topic", "depth_topic", "depth_info_topic", "rectified")
-        return Topics(*(self.get_parameter(f"{name}.{key}").value for key in keys))
 
     def _end_session(self) -> None:
         self._requests.end_session(

@@ -44,6 +44,12 @@ class Topics:
     depth_info: str
     rectified: bool = False
 
+    @classmethod
+    def of(cls, node: Node, name: str) -> Topics:
+        """Those of the camera `name` by the parameters of `node` (`parameters.declare_camera`)."""
+        keys = ("color_topic", "info_topic", "depth_topic", "depth_info_topic", "rectified")
+        return cls(*(node.get_parameter(f"{name}.{key}").value for key in keys))
+
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
@@ -101,11 +107,10 @@ class Camera:
     def _unsubscribe(self) -> None:
         with self._lock:
             subscriptions, self._subscriptions = self._subscriptions, []
-        for subscription, _ in subscriptions:
-            self._node.destroy_subscription(subscription)
-        with self._lock:
             for held in (self._colors, self._depths, self._infos, self._depth_infos, self._kept):
                 held.clear()
+        for subscription, _ in subscriptions:
+            self._node.destroy_subscription(subscription)
 
     def keep(self, snapshot: Snapshot) -> None:
         """Hold a snapshot for later requests with its stamp, longer than the frames around it."""

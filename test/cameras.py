@@ -53,6 +53,24 @@ class DepthCamera:
     pose: np.ndarray
 
 
+@contextmanager
+def repeating(act: Callable[[], None], period_s: float) -> Iterator[None]:
+    """Act on a thread of its own, first after a period, until the context is left."""
+    done = threading.Event()
+
+    def loop() -> None:
+        while not done.wait(period_s):
+            act()
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
 class StillCameras:
     """Publishes cameras by name from a node of its own while their context is open."""
 
@@ -80,24 +98,18 @@ class StillCameras:
         if camera.faults.depth_camera:
             pose = camera.faults.depth_camera.pose
             self._static.sendTransform(transform(camera.frame, camera.depth_frame, pose))
-        done = threading.Event()
+        ticks = itertools.count()
 
-        def loop() -> None:
-            for tick in itertools.count():
-                if done.wait(TF_PERIOD_S):
-                    return
-                if camera.faults.motion is not None:
-                    self._moving.sendTransform(camera.moved())
-                if tick % round(PERIOD_S / TF_PERIOD_S) == 0:
-                    camera.publish()
+        def publish() -> None:
+            if camera.faults.motion is not None:
+                self._moving.sendTransform(camera.moved())
+            if next(ticks) % round(PERIOD_S / TF_PERIOD_S) == 0:
+                camera.publish()
 
-        thread = threading.Thread(target=loop)
-        thread.start()
         try:
-            yield
+            with repeating(publish, TF_PERIOD_S):
+                yield
         finally:
-            done.set()
-            thread.join()
             camera.close()
 
 

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from builtin_interfaces.msg import Time
+from cameras import PERIOD_S, repeating
 from geometry_msgs.msg import TransformStamped
 from sensor_msgs.msg import Image
 from setting import set_parameter
@@ -27,7 +28,6 @@ from robobrain_ros.srv import PointTo
 
 CAMERAS = ("camera", "odd", "future", "past", "loop", "before1970")
 ANSWERED = (ErrorCode.NONE, ErrorCode.EMPTY_ANSWER)
-PERIOD_S = 0.1
 PATIENCE_S = 300.0
 
 
@@ -216,23 +216,18 @@ def publishing(node, name: str, messages: dict, sec: int | None = None) -> Itera
         topic: node.create_publisher(type(message), f"{name}/{topic}", 2)
         for topic, message in messages.items()
     }
-    done = threading.Event()
 
-    def loop() -> None:
-        while not done.wait(PERIOD_S):
-            stamp = node.get_clock().now().to_msg() if sec is None else Time(sec=sec)
-            for topic, message in messages.items():
-                message.header.stamp = stamp
-                message.header.frame_id = f"{name}_optical_frame"
-                publishers[topic].publish(message)
+    def publish() -> None:
+        stamp = node.get_clock().now().to_msg() if sec is None else Time(sec=sec)
+        for topic, message in messages.items():
+            message.header.stamp = stamp
+            message.header.frame_id = f"{name}_optical_frame"
+            publishers[topic].publish(message)
 
-    thread = threading.Thread(target=loop)
-    thread.start()
     try:
-        yield
+        with repeating(publish, PERIOD_S):
+            yield
     finally:
-        done.set()
-        thread.join()
         for publisher in publishers.values():
             node.destroy_publisher(publisher)
 
@@ -292,27 +287,19 @@ def test_a_camera_with_stamps_before_1970_is_not_heard(brain, camera, still_came
 
 def test_a_loop_in_tf(brain, camera, still_cameras):
     broadcaster = TransformBroadcaster(still_cameras.node)
-    done = threading.Event()
     frames = ("loop_optical_frame", "b", "c")
 
-    def loop() -> None:
-        while not done.wait(0.02):
-            for parent, child in zip(frames, (*frames[1:], frames[0])):
-                message = TransformStamped(child_frame_id=child)
-                message.header.frame_id = parent
-                message.header.stamp = still_cameras.node.get_clock().now().to_msg()
-                broadcaster.sendTransform(message)
+    def send() -> None:
+        for parent, child in zip(frames, (*frames[1:], frames[0])):
+            message = TransformStamped(child_frame_id=child)
+            message.header.frame_id = parent
+            message.header.stamp = still_cameras.node.get_clock().now().to_msg()
+            broadcaster.sendTransform(message)
 
-    thread = threading.Thread(target=loop)
-    thread.start()
-    try:
-        with publishing(still_cameras.node, "loop", rgbd(camera)):
-            response = brain.point_to("the red can", camera="loop", target_frame="table")
-            assert_code(response, ErrorCode.TF_ERROR)
-            assert ordinary(brain, camera).success  # meanwhile
-    finally:
-        done.set()
-        thread.join()
+    with repeating(send, 0.02), publishing(still_cameras.node, "loop", rgbd(camera)):
+        response = brain.point_to("the red can", camera="loop", target_frame="table")
+        assert_code(response, ErrorCode.TF_ERROR)
+        assert ordinary(brain, camera).success  # meanwhile
 
 
 def test_results_in_the_frame_of_a_result_make_no_loop(brain, camera, still_cameras):

@@ -43,8 +43,7 @@ class Writing:
         self._stream: Callable[[int], str] | None = encoder.stream() if request.report else None
         self._started = started
         self._encoded = time.monotonic()
-        self._first_token = self._encoded
-        self._unread = False
+        self._first_token: float | None = None  # when all before it was read
 
     @property
     def most_tokens(self) -> int:
@@ -68,7 +67,6 @@ class Writing:
         """Have what is new of the prompt, and the opening, read in the next step."""
         self.filled, self.offset = len(prefix.ids), prefix.offset
         self.pending = [*self.prompt.ids[0, self.filled :].tolist(), *opening]
-        self._unread = True
 
     def restrict(self, scores: Tensor) -> None:
         """Rule out, in place, what must not come next; scores: (V,)."""
@@ -86,8 +84,7 @@ class Writing:
     def advance(self) -> None:
         """Note that the pending tokens are in the cache."""
         self.filled += len(self.pending)
-        if self._unread:
-            self._unread, self._first_token = False, time.monotonic()
+        self._first_token = self._first_token or time.monotonic()
 
     def tell(self, stage: Stage, text: str = "") -> None:
         """Report to whoever wants to know."""
@@ -96,6 +93,7 @@ class Writing:
 
     def generation(self) -> Generation:
         """Return the answer, which has ended."""
+        first_token = self._first_token or self._encoded  # stopped before it was read
         return Generation(
             text=self._encoder.decode(self._tokens),
             finish=self.finish or FinishReason.STOPPED,
@@ -104,8 +102,8 @@ class Writing:
             tokens_out=len(self._tokens),
             cached_tokens=self.prompt.cached,
             preprocess_s=self._encoded - self._started,
-            prefill_s=self._first_token - self._encoded,
-            decode_s=time.monotonic() - self._first_token,
+            prefill_s=first_token - self._encoded,
+            decode_s=time.monotonic() - first_token,
         )
 
     def _forced(self) -> list[int]:

@@ -96,6 +96,10 @@ class Words:
         """The text of token ids."""
         return self._tokenizer.backend_tokenizer.decode(list(ids), skip_special_tokens=False)
 
+    def points(self, answer: Sequence[int]) -> list[tuple[int, int]]:
+        """The points (x, y) of an answer, in its order: each after one of `point_starts`."""
+        return [(int(x), int(y)) for x, y in _POINT.findall(self.decode(answer))]
+
     def point_starts(self, answer: Sequence[int]) -> list[int]:
         """Indices of the tokens of an answer after which a point's numbers come."""
         return [i for i, token in enumerate(answer) if token in self._opens]
@@ -258,10 +262,9 @@ class TrainingBatches(IterableDataset):
                 for one in view.seen
                 if (end := self._words.name_end(prompt, one.info.name)) is not None
             ]
-            said_points = _POINT.findall(self._words.decode(answer))
             points += [
-                (start + len(prompt) + i, (int(x), int(y)))
-                for i, (x, y) in zip(starts, said_points, strict=True)
+                (start + len(prompt) + before, point)
+                for before, point in zip(starts, self._words.points(answer), strict=True)
             ]
             segment[start:stop] = number
             positions[:, start:stop] = layout.next_position + np.arange(stop - start)

@@ -25,7 +25,7 @@ from robobrain_ros.acquisition import Poses
 from robobrain_ros.camera import Camera, Snapshot, Topics, nanoseconds, stamp_of
 from robobrain_ros.errors import BrainError
 from robobrain_ros.outputs import DEPTH
-from robobrain_ros.parameters import CAMERA_PARAMETERS, Spec, declare_camera
+from robobrain_ros.parameters import Spec, declare_camera
 from robobrain_ros.pipeline import View
 from robobrain_ros.spinning import SpinThread
 from robobrain_ros.view import archetypes
@@ -78,7 +78,10 @@ class ViewNode(Node):
         self._next_tf_ns: dict[str, int] = {}
         self._shown_stamp = 0
         self._shown_in = ""
-        self._camera = self._subscribed_camera(self._value("camera"))
+        camera = self._value("camera")
+        declare_camera(self, camera)
+        tolerance = self._value("sync_tolerance")
+        self._camera = Camera(self, camera, Topics.of(self, camera), tolerance)
         for kind, topic, callback, qos in (
             (Image, f"{brain}/annotated_image", self._annotated, DEPTH),
             (MarkerArray, f"{brain}/markers", self._markers, DEPTH),
@@ -98,18 +101,6 @@ class ViewNode(Node):
 
     def _now(self) -> int:
         return self.get_clock().now().nanoseconds
-
-    def _subscribed_camera(self, name: str) -> Camera:
-        declare_camera(self, name)
-        values = {key: self._value(f"{name}.{key}") for key in CAMERA_PARAMETERS}
-        topics = Topics(
-            color=values["color_topic"],
-            info=values["info_topic"],
-            depth=values["depth_topic"],
-            depth_info=values["depth_info_topic"],
-            rectified=values["rectified"],
-        )
-        return Camera(self, name, topics, self._value("sync_tolerance"))
 
     def _show_camera(self) -> None:
         """Convert and draw the newest frame; of all others only references were held."""
