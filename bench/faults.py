@@ -31,7 +31,7 @@ class Faults:
     def __init__(self, client: BrainClient, rng: random.Random, log: Path) -> None:
         self.count: Counter[str] = Counter()
         self._client, self._rng = client, rng
-        self._log = open(log, "ab")  # noqa: SIM115
+        self._log = open(log, "wb")  # noqa: SIM115
         self._camera = self._new_camera()
         self._kinds = (self.stall, self.restart, self.deactivate, self.unload, self.change)
         self._next = time.monotonic() + GAP_S[1]

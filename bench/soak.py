@@ -50,6 +50,8 @@ WORDS = (
     "<|im_end|>杯子\0",
     "box",
 )
+# An image cache that is full within seconds: what grows after that should not.
+BRAIN = {"model": "nano", "image_cache": 32}
 REQUESTS = ((PointTo, "query"), (GroundObject, "query"), (GetAffordance, "task"),
             (PredictTrajectory, "task"), (Ask, "query"))  # fmt: skip
 
@@ -172,11 +174,11 @@ def soak(seconds: float, seed: int, log: Path) -> dict[str, Any]:
     with (
         open(log, "wb") as output,
         BrainClient(name="soak") as client,
-        NodeProcess("robobrain_ros.brain_node", {"model": "nano"}, output=output) as brain,
+        NodeProcess("robobrain_ros.brain_node", BRAIN, output=output) as brain,
     ):
         client.wait_for_node(120.0)
         assert client.configure() and client.activate()
-        faults = Faults(client, random.Random(seed), log)
+        faults = Faults(client, random.Random(seed), log.with_suffix(".cameras.log"))
         threads = [
             threading.Thread(target=client_thread, args=(n, seed, stop, tally))
             for n in range(CLIENTS)
@@ -232,7 +234,7 @@ def main() -> int:
     os.environ.update(environment())
     rclpy.init()
     with tempfile.NamedTemporaryFile(prefix="robobrain_soak_", suffix=".log", delete=False) as file:
-        print(f"The nodes' log: {file.name}", flush=True)
+        print(f"The node's log: {file.name}", flush=True)
     result = soak(options.seconds, options.seed, Path(file.name))
     rclpy.try_shutdown()
     print("RESULT", json.dumps(result))

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 import rclpy
 from lifecycle_msgs.msg import State, Transition
@@ -37,7 +39,7 @@ from robobrain_ros.tf_projection import TransformLookup
 from robobrain_ros.waiting import Waiting
 
 _UNLOAD_S = 60.0
-_DRAIN_S = 2.0
+_DRAIN_S, _CLOSE_S = 1.0, 0.5  # of the two seconds in which a signal should end the process
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _KEPT_BYTES = 32 << 20
 _ARENAS = 2
@@ -83,12 +85,14 @@ class BrainNode(LifecycleNode):
         if self.get_parameter("autostart").value:
             executor.create_task(self._autostart)
 
-    def close(self) -> None:
-        """Answer what is under way and free the model; for the main thread, at the end."""
+    def close(self) -> bool:
+        """Answer what is under way and free the model; for the main thread, at the end.
+
+        Returns whether the model's thread has ended: loading can't be interrupted.
+        """
         self._end_session()
         self._requests.drain(_DRAIN_S)
-        if self._worker is not None:
-            self._worker.close()
+        return self._worker is None or self._worker.close(_CLOSE_S)
 
     # Transitions. The slow part of each (loading, freeing) is awaited around it in _change_state.
 
@@ -192,6 +196,7 @@ class BrainNode(LifecycleNode):
                 ),
                 max_pending=value["max_pending"],
                 max_batch=value["max_batch"],
+                on_failure=self.get_logger().fatal,
             )
             self._engine = await self._waiting.result(self._worker.ready)
         except EngineError as error:
@@ -225,6 +230,7 @@ class BrainNode(LifecycleNode):
             failures=self._requests.tally.failures(),
             cameras={n: c.topics(now) for n, c in session.cameras.items()} if session else {},
             max_image_age_s=self.get_parameter("max_image_age").value,
+            failure=str(worker.failure) if worker and worker.failure else "",
         )
 
     def _end_session(self) -> None:
@@ -315,12 +321,22 @@ def _run(stop: threading.Event) -> int:
     try:
         wait_for(stop)
     finally:
-        brain.close()
+        ended = brain.close()
         main_thread.stop()
         camera_thread.stop()
         brain.destroy_node()
         cameras.destroy_node()
+    if not ended:
+        _exit_now(int(failed.is_set()))
     return int(failed.is_set())
+
+
+def _exit_now(status: int) -> NoReturn:
+    """End the process beside a thread that can't be ended: it holds nothing but memory."""
+    get_logger("robobrain").info("Ending without waiting for the model.")
+    rclpy.shutdown()
+    sys.stdout.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+from bisect import insort
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
@@ -200,7 +201,9 @@ class Camera:
             if ring and stamp_of(message) < stamp_of(ring[-1]) - _RESET_NS:
                 ring.clear()  # time went back: a bag loops, a simulation was reset
                 self._kept.clear()
-            ring.append(message)
+            if len(ring) == RING_LENGTH:
+                ring.popleft()
+            insort(ring, message, key=stamp_of)  # networks and threaded drivers mix the order up
 
     def _candidates(self, stamp_ns: int, now_ns: int, max_age_s: float) -> list[AnyImage]:
         if stamp_ns:

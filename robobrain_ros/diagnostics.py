@@ -24,7 +24,8 @@ class Health:
 
     state: of the lifecycle. running, waiting: requests. memory: None without a model. figures: of
     all requests. failures: errors since the last time. cameras: their topics by camera, while the
-    node is active. max_image_age_s: older images count as none.
+    node is active. max_image_age_s: older images count as none. failure: why the model answers
+    nobody any more.
     """
 
     state: str
@@ -36,6 +37,7 @@ class Health:
     failures: Sequence[str] = ()
     cameras: Mapping[str, Sequence[TopicHealth]] = field(default_factory=dict)
     max_image_age_s: float = 0.0
+    failure: str = ""
 
 
 class Diagnostics:
@@ -95,6 +97,8 @@ def _model(health: Health) -> _Part:
             "answers in progress (MB)": _megabytes(memory.answers),
             "model's device free (MB)": _megabytes(memory.free),
         }
+    if health.failure:
+        return DiagnosticStatus.ERROR, health.failure, values
     return DiagnosticStatus.OK, health.state, values
 
 

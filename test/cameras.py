@@ -42,6 +42,7 @@ class Faults:
     motion: Callable[[float], np.ndarray] | None = None
     """Pose (4, 4) of the optical frame in `odom` at a time in seconds, sent as TF at 50 Hz."""
     tf_late_s: float = 0.0  # how long after its stamp that TF is sent
+    frame: str = ""  # of the images, for one named after the camera
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class StillCameras:
 class _StillCamera:
     def __init__(self, node: Any, name: str, scene: Any, faults: Faults) -> None:
         self.faults = faults
-        self.frame = f"{name}_color_optical_frame"
+        self.frame = faults.frame or f"{name}_color_optical_frame"
         self.depth_frame = f"{name}_depth_optical_frame" if faults.depth_camera else self.frame
         self._node = node
         frame = scene.truth.frame

@@ -22,6 +22,7 @@ NODE_TESTS = [
     "test_diagnostics.py",
     "test_docs.py",
     "test_examples.py",
+    "test_faults.py",
     "test_launch.py",
     "test_launch_files.py",
     "test_lifecycle.py",

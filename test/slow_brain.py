@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node with a model that takes two seconds longer: `python -m slow_brain --ros-args …`."""
+"""The node with a model that takes two seconds longer: `python -m slow_brain --ros-args …`.
+
+Loading it takes LOAD_S seconds (of the environment) longer.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
@@ -30,7 +34,12 @@ class SlowEngine:
 
 def main() -> int:
     create = brain_node.create_engine
-    brain_node.create_engine = lambda *args, **options: SlowEngine(create(*args, **options))
+
+    def slow(*args: Any, **options: Any) -> SlowEngine:
+        time.sleep(float(os.environ.get("LOAD_S", 0)))
+        return SlowEngine(create(*args, **options))
+
+    brain_node.create_engine = slow
     return brain_node.main()
 
 

@@ -53,3 +53,22 @@ def test_depth_that_comes_after_its_colour_was_asked_about_is_used(node):
     assert whole.depth is not None and whole.depth_status is LiftStatus.OK
     camera.keep(whole)
     assert camera.find_color(*ARGUMENTS) is camera.find(*ARGUMENTS) is whole
+
+
+def test_images_that_come_out_of_order_are_put_in_order(node):
+    """The newest was taken to be what came last."""
+    camera = Camera(node, "mixed", Topics("mixed/color", "mixed/info", "", ""), 0.02)
+    color = node.create_publisher(Image, "mixed/color", 5)
+    info = node.create_publisher(CameraInfo, "mixed/info", 5)
+    now = nanoseconds(STAMP)
+    publish_until([color, info], lambda: camera.find_color(now, now, 1.0))
+    order = [int(ms * 1e6) + now for ms in (100, 33, 133, 66)]
+    for stamp in order:
+        header = Header(stamp=rclpy.time.Time(nanoseconds=stamp).to_msg())
+        color.publish(Image(header=header))
+        info.publish(CameraInfo(header=header))
+    for stamp in order:
+        while camera.find(stamp, now, 1.0) is None:
+            time.sleep(0.01)
+    newest = camera.find(0, max(order), 1.0)
+    assert nanoseconds(newest.color.header.stamp) == max(order)

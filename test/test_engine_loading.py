@@ -6,6 +6,7 @@ import shutil
 import sys
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -126,6 +127,17 @@ def test_a_sharded_checkpoint_loads(broken):
     model.save_pretrained(broken, max_shard_size="500KB")
     assert (broken / "model.safetensors.index.json").is_file()
     create_engine(str(broken), device="cpu").close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux' /proc")
+def test_weights_are_not_left_in_the_mapped_file(broken):
+    """A file cut off under a running model ended the process with SIGBUS."""
+    engine = create_engine(str(broken), device="cpu", precision="float32")
+    try:
+        weights = str(broken / "model.safetensors")
+        assert weights not in Path("/proc/self/maps").read_text()
+    finally:
+        engine.close()
 
 
 def test_a_directory_without_a_telling_name_needs_a_family(broken, tmp_path):

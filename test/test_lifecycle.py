@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from setting import set_parameter
 
-from robobrain_ros.client import BrainClient
+from robobrain_ros.client import AsyncBrainClient, BrainClient
 from robobrain_ros.errors import ErrorCode
 from robobrain_ros.sim.processes import NodeProcess
 
@@ -143,6 +146,23 @@ def test_signals_end_the_process_cleanly(client, number, active, log_file):
     log_file.seek(0)
     log = log_file.read().decode()
     assert "Traceback" not in log and "terminate called" not in log
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_model_loads_does_not_wait_for_it(client, number, log_file, monkeypatch):
+    """A large model takes minutes, and can't be interrupted."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    monkeypatch.setenv("LOAD_S", "120")
+    with NodeProcess("slow_brain", output=log_file) as node:
+        client.wait_for_node(60.0)
+        request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
+        AsyncBrainClient(client.node).client(ChangeState, "robobrain/change_state").call_async(
+            request
+        )
+        while b"Loading" not in Path(log_file.name).read_bytes():
+            time.sleep(0.05)
+        assert node.end(number) == 0
+    assert "Ending without waiting" in Path(log_file.name).read_text()
 
 
 def test_more_signals_while_it_ends_change_nothing(client):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,32 @@ def test_simulated_time_may_jump_back(ros, scene):
         clock.seconds = 500.0
         time.sleep(0.5)
         assert 500 <= stamp_of_correct_answer(client, scene) <= clock.seconds
+
+
+def test_a_clock_that_jumps_under_load_costs_no_answer(ros, scene):
+    parameters = {"cameras": ["arm"], "target_frame": "odom", "use_sim_time": True}
+    parameters |= {"image_timeout": 2.0}
+    sim_time = Parameter("use_sim_time", value=True)
+    with (
+        SimulatedClock(1000.0) as clock,
+        StillCameras(parameter_overrides=[sim_time]) as cameras,
+        NodeProcess("robobrain_ros.brain_node", parameters),
+        BrainClient() as client,
+        cameras.publishing("arm", scene, motion=circling),
+        ThreadPoolExecutor(2) as threads,
+    ):
+        client.wait_for_node(60.0)
+        assert client.configure() and client.activate()
+        asked = [threads.submit(client.point_to, scene.name, camera="arm") for _ in range(40)]
+        for seconds in (500.0, 2000.0, 100.0, 1e6, 0.5):
+            time.sleep(0.3)
+            clock.seconds = seconds
+        answers = [answer.result() for answer in asked]
+        assert all(answer.success == (answer.error_code == 0) for answer in answers)
+        deadline = time.monotonic() + 30.0
+        while not client.point_to(scene.name, camera="arm").success:
+            assert time.monotonic() < deadline
+        assert stamp_of_correct_answer(client, scene) <= clock.seconds
 
 
 def stamp_of_correct_answer(client, scene) -> float:

@@ -451,3 +451,33 @@ def test_who_waits_for_memory_while_the_worker_closes_is_told():
     with pytest.raises((EngineUnavailable, CancelledError)):
         waiting.result(0)
     assert running.done()
+
+
+class Panic(BaseException):
+    """What a library in Rust raises where it gives up."""
+
+
+def test_a_thread_that_ends_by_itself_leaves_nobody_waiting():
+    """What was no Exception ended the thread, and requests waited for ever."""
+    told = []
+    engine = TokenEngine()
+    worker = EngineWorker(lambda: engine, max_pending=2, max_batch=1, on_failure=told.append)
+    worker.ready.result(PATIENCE_S)
+    engine.paused.set()
+    running, waiting = worker.submit(asking(9)), worker.submit(asking())
+    while not engine.started:
+        time.sleep(0.001)
+
+    def panic():
+        raise Panic("index out of bounds")
+
+    engine.step = panic
+    engine.paused.clear()
+    for future in (running, waiting):
+        error = future.exception(PATIENCE_S)
+        assert isinstance(error, EngineUnavailable) and "configure the node again" in str(error)
+    assert worker.close(PATIENCE_S)
+    with pytest.raises(EngineUnavailable, match="index out of bounds"):
+        worker.submit(asking())
+    assert len(told) == 1 and "Traceback" in told[0]
+    assert engine.closed == 1 and worker.running == 0

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Load a checked checkpoint's weights with transformers: device, precision, quantization."""
 
+import ctypes
 import gc
 import logging
 import subprocess
@@ -161,7 +162,17 @@ def _complete(
             f"asks for (such as {missing[0]}): get the model again."
         )
     model.eval()
+    _own_weights(model)
     return model
+
+
+def _own_weights(model: PreTrainedModel) -> None:
+    """Copy the weights that lie in the checkpoint's file, mapped: were it truncated while the
+    model answers, the process would end with SIGBUS, and were it overwritten, so would they be.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
 
 
 def load_failure(checkpoint: Checkpoint, error: BaseException) -> LoadError:
@@ -185,6 +196,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 def free_caches() -> None:
     """Give memory that nothing refers to back to the machine."""
     gc.collect()
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
+    if malloc_trim is not None:
+        malloc_trim(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

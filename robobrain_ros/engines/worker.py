@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from bisect import insort
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
@@ -61,10 +62,19 @@ class EngineWorker:
     """
 
     def __init__(
-        self, create: Callable[[], Engine], *, max_pending: int = 8, max_batch: int = 8
+        self,
+        create: Callable[[], Engine],
+        *,
+        max_pending: int = 8,
+        max_batch: int = 8,
+        on_failure: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """on_failure: told the cause, with its traceback, when the thread ends by itself."""
         self.ready: Future[Engine] = Future()
+        self.failure: EngineUnavailable | None = None
+        """Why the thread ended by itself, if it did: it serves nobody any more."""
         self._create = create
+        self._on_failure = on_failure
         self._max_pending = max_pending
         self._max_batch = max_batch
         self._numbers = count()
@@ -109,7 +119,9 @@ class EngineWorker:
         """
         with self._changed:
             if self._closing.is_set():
-                raise EngineUnavailable("The model is not loaded: configure the node again.")
+                raise self.failure or EngineUnavailable(
+                    "The model is not loaded: configure the node again."
+                )
             self._drop_cancelled()
             room = 0 if self._making else self._max_batch - self._begun
             if len(self._pending) >= self._max_pending + room:
@@ -145,15 +157,30 @@ class EngineWorker:
         engine = self._made()
         if engine is None:
             return
-        while self._wait():
-            self._end_stopped(engine)
-            self._admit(engine)
-            self._step(engine)
-            self._forget(engine)
-        while self._running:  # each one's `stop` says so now
-            self._step(engine)
-        self._refuse_waiting()  # whoever has come to wait for memory since `close`
+        try:
+            while self._wait():
+                self._end_stopped(engine)
+                self._admit(engine)
+                self._step(engine)
+                self._forget(engine)
+            while self._running:  # each one's `stop` says so now
+                self._step(engine)
+        # Nobody shall wait for a thread that is gone. A library's panic is no Exception.
+        except BaseException as error:  # noqa: BLE001
+            self._fail(error)
+        self._refuse_waiting(self.failure)  # whoever has come to wait since `close`
         engine.close()
+
+    def _fail(self, error: BaseException) -> None:
+        """Tell everybody that this thread ends."""
+        self.failure = EngineUnavailable(
+            f"The model's thread has ended ({error!r}): clean up and configure the node again."
+        )
+        self._on_failure("".join([f"{self.failure}\n", *traceback.format_exception(error)]))
+        running, self._running = self._running, {}
+        for job in running.values():
+            self._ended()
+            job.future.set_exception(self.failure)
 
     def _made(self) -> Engine | None:
         """Make the engine and tell `ready`; without one, refuse what waits and what comes."""
