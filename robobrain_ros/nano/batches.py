@@ -230,62 +230,11 @@ class TrainingBatches(IterableDataset):
 
     def _sample(self, index: int, view: View, rng: random.Random) -> dict[str, NDArray[np.generic]]:
         layout = self._layouts[index]
-        start = len(layout.prefix)
-        length = max(self._length and self._length + layout.image_tokens, start)
-        ids = np.full(length, self._words.pad, np.int64)
-        labels = np.full(length, IGNORED, np.int64)
-        weights = np.zeros(length, np.float32)
-        segment = np.full(length, -1, np.int64)
-        positions = np.zeros((3, length), np.int64)
-        ids[:start], segment[:start], positions[:, :start] = layout.prefix, 0, layout.positions
-        asked = np.zeros(_MOST_QUESTIONS, np.int64)
-        meant = np.zeros((_MOST_QUESTIONS, layout.image_tokens + 1), bool)
-        best, background = dominant(view)
-        named: list[tuple[int, NDArray[np.bool_]]] = []
-        points: list[tuple[int, tuple[int, int]]] = []
-        examples = self._examples(view, rng, length - start)
-        for number, (question, (prompt, answer)) in enumerate(examples, 1):
-            stop = start + len(prompt) + len(answer)
-            starts = self._words.point_starts(answer)
-            read, taught = answer, 0
-            if question.path is not None and rng.random() < _STRAYED_SHARE:
-                read, taught = self._words.strayed(answer, starts, rng)
-            ids[start:stop] = [*prompt, *read]
-            said = slice(start + len(prompt) - 1, stop - 1)
-            weight = _WORD_WEIGHT if question.task is TaskKind.ASK else 1.0
-            labels[said] = [*[IGNORED] * taught, *answer[taught:]]
-            weights[said.start + taught : said.stop] = weight * len(answer) ** (_ANSWER_WEIGHT - 1)
-            asked[number - 1] = said.start
-            meant[number - 1] = meant_tokens(view, best, question)
-            named += [
-                (start + end, np.append(best == one.label, False))
-                for one in view.seen
-                if (end := self._words.name_end(prompt, one.info.name)) is not None
-            ]
-            points += [
-                (start + len(prompt) + before, point)
-                for before, point in zip(starts, self._words.points(answer), strict=True)
-            ]
-            segment[start:stop] = number
-            positions[:, start:stop] = layout.next_position + np.arange(stop - start)
-            start = stop
-        named_at, shown = _padded(named, _MOST_NAMES, np.zeros(len(best) + 1, bool))
-        point_at, coming = _padded(points, _MOST_POINTS, np.full(2, IGNORED, np.float32))
-        return {
-            "patches": patches_of(view.rgb),
-            "ids": ids,
-            "labels": labels,
-            "weights": weights,
-            "positions": positions,
-            "segment": segment,
-            "asked": asked,
-            "meant": meant,
-            "named": named_at,
-            "shown": shown,
-            "before_point": point_at,
-            "coming": coming,
-            **token_targets(view, best, background),
-        }
+        room = self._length and self._length + layout.image_tokens - len(layout.prefix)
+        sequence = _Sequence(self._words, layout, view, max(room, 0))
+        for question, example in self._examples(view, rng, sequence.room):
+            sequence.add(question, example, rng)
+        return sequence.arrays()
 
     def _examples(
         self, view: View, rng: random.Random, room: int
@@ -305,6 +254,85 @@ class TrainingBatches(IterableDataset):
                 continue
             room -= len(prompt) + len(answer)
             yield question, (prompt, answer)
+
+
+class _Sequence:
+    """One sequence as it grows, and what is known of its tokens; see TrainingBatches."""
+
+    def __init__(self, words: Words, layout: Layout, view: View, room: int) -> None:
+        """room: tokens for questions and answers."""
+        self._words, self._layout, self._view = words, layout, view
+        self._end, self._count = len(layout.prefix), 0
+        length = self._end + room
+        self._ids = np.full(length, words.pad, np.int64)
+        self._labels = np.full(length, IGNORED, np.int64)
+        self._weights = np.zeros(length, np.float32)
+        self._segment = np.full(length, -1, np.int64)
+        self._positions = np.zeros((3, length), np.int64)
+        prefix = slice(0, self._end)
+        self._ids[prefix], self._segment[prefix] = layout.prefix, 0
+        self._positions[:, prefix] = layout.positions
+        self._asked = np.zeros(_MOST_QUESTIONS, np.int64)
+        self._meant = np.zeros((_MOST_QUESTIONS, layout.image_tokens + 1), bool)
+        self._best, self._background = dominant(view)
+        self._named: list[tuple[int, NDArray[np.bool_]]] = []
+        self._points: list[tuple[int, tuple[int, int]]] = []
+
+    @property
+    def room(self) -> int:
+        """How many tokens still fit."""
+        return len(self._ids) - self._end
+
+    def add(self, question: Question, example: Example, rng: random.Random) -> None:
+        """Write a question and its answer; a path may go astray first."""
+        prompt, answer = example
+        asked, begin = self._end, self._end + len(prompt)
+        self._end = begin + len(answer)
+        starts = self._words.point_starts(answer)
+        read, taught = answer, 0
+        if question.path is not None and rng.random() < _STRAYED_SHARE:
+            read, taught = self._words.strayed(answer, starts, rng)
+        written = slice(asked, self._end)
+        self._ids[written] = [*prompt, *read]
+        self._positions[:, written] = self._layout.next_position + np.arange(self._end - asked)
+        said = slice(begin - 1 + taught, self._end - 1)  # each token foretells the next one
+        weight = _WORD_WEIGHT if question.task is TaskKind.ASK else 1.0
+        self._labels[said] = answer[taught:]
+        self._weights[said] = weight * len(answer) ** (_ANSWER_WEIGHT - 1)
+        self._asked[self._count] = begin - 1
+        self._meant[self._count] = meant_tokens(self._view, self._best, question)
+        self._count += 1
+        self._segment[written] = self._count
+        self._named += [
+            (asked + end, np.append(self._best == one.label, False))
+            for one in self._view.seen
+            if (end := self._words.name_end(prompt, one.info.name)) is not None
+        ]
+        self._points += [
+            (begin + before, point)
+            for before, point in zip(starts, self._words.points(answer), strict=True)
+        ]
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """All of it, as TrainingBatches stacks it."""
+        nobody = np.zeros(len(self._best) + 1, bool)
+        named, shown = _padded(self._named, _MOST_NAMES, nobody)
+        before, coming = _padded(self._points, _MOST_POINTS, np.full(2, IGNORED, np.float32))
+        return {
+            "patches": patches_of(self._view.rgb),
+            "ids": self._ids,
+            "labels": self._labels,
+            "weights": self._weights,
+            "positions": self._positions,
+            "segment": self._segment,
+            "asked": self._asked,
+            "meant": self._meant,
+            "named": named,
+            "shown": shown,
+            "before_point": before,
+            "coming": coming,
+            **token_targets(self._view, self._best, self._background),
+        }
 
 
 def _padded(
