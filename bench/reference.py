@@ -8,7 +8,7 @@ question. Only what would break without torchvision is replaced (the processor c
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -107,18 +107,16 @@ class Reference:
         )
         return self._tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
 
-    def decode_s(self, image: NDArray[np.uint8], text: str, tokens: int) -> float:
+    def decode_s(self, image: NDArray[np.uint8], question: Question, tokens: int) -> float:
         """Seconds that `tokens` more tokens take, whatever they are; the first isn't counted."""
-        ends, self.model.generation_config.eos_token_id = (
-            self.model.generation_config.eos_token_id,
-            None,
-        )
+        generation, grammar = self.model.generation_config, self._grammar
+        ends, generation.eos_token_id, self._grammar = generation.eos_token_id, None, None
         seconds = []
         for count in (1, tokens + 1):
             started = time.perf_counter()
-            self.ask(image, Question(TaskKind.ASK, text, count))
+            self.ask(image, replace(question, max_new_tokens=count))
             seconds.append(time.perf_counter() - started)
-        self.model.generation_config.eos_token_id = ends
+        generation.eos_token_id, self._grammar = ends, grammar
         return seconds[1] - seconds[0]
 
     def _form(self, question: Question, sent: tuple[int, int]) -> dict[str, object]:

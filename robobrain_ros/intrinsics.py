@@ -28,6 +28,7 @@ _UNDISTORT_UNTIL = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 40, 1e-10)
 _MAX_RAY = 100.0
 _MAX_MISS = 0.1  # pixels; inverting a lens model ends nearer than this, or there is no inverse
 _ASPECT_TOLERANCE = 0.01
+_LEAST_FOCAL = 1e-3  # pixels; no lens is near it, and far below it a resized camera's would be 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +61,7 @@ class Intrinsics:
             raise ValueError(
                 f"K must be nine finite numbers, got {matrix.tolist()}: calibrate the camera."
             )
-        if matrix[0, 0] == 0 or matrix[1, 1] == 0:
-            raise ValueError(
-                f"The focal lengths are {matrix[0, 0]:g} and {matrix[1, 1]:g}: the camera is "
-                "not calibrated. Calibrate it, or let the driver publish its factory calibration."
-            )
+        _check_focal(matrix, least=0.0)
         if np.any(matrix[[0, 1, 2, 2], [1, 0, 0, 1]]) or matrix[2, 2] != 1:
             raise ValueError(f"K must be [fx 0 cx; 0 fy cy; 0 0 1], got {matrix.tolist()}.")
         if not np.isfinite(distortion).all():
@@ -108,6 +105,7 @@ class Intrinsics:
         else:
             matrix = _reshaped(info.k, (3, 3), "K must have nine")
             distortion = np.array(info.d, dtype=np.float64)
+        _check_focal(matrix, _LEAST_FOCAL)
         offset, size = _region(info)
         # 0 is 1 (CameraInfo.msg).
         binning = [max(1, int(getattr(info, name, 0))) for name in ("binning_x", "binning_y")]
@@ -252,6 +250,15 @@ class Intrinsics:
             )
             pixels[inside] = found.reshape(-1, 2)
         return pixels
+
+
+def _check_focal(matrix: FloatArray, least: float) -> None:
+    focals = matrix[0, 0], matrix[1, 1]
+    if min(map(abs, focals)) <= least:
+        raise ValueError(
+            f"The focal lengths are {focals[0]:g} and {focals[1]:g}: the camera is not calibrated. "
+            "Calibrate it, or let the driver publish its factory calibration."
+        )
 
 
 def _reshaped(values: Any, shape: tuple[int, int], complaint: str) -> FloatArray:

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Duration
-from diagnostic_msgs.msg import DiagnosticArray
 from goals import Goal, action_client
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
+from watching import diagnosed, until, values
 
 from robobrain_ros.action import Infer
 from robobrain_ros.client import BrainClient
@@ -100,20 +100,9 @@ def assert_idle(thinker) -> None:
 
 def running(thinker) -> int:
     """Requests being answered, as the node's diagnostics say."""
-    seen = []
-
-    def hear(message) -> None:
-        for status in message.status:
-            if status.name == "thinker/robobrain: requests":
-                values = {pair.key: pair.value for pair in status.values}
-                seen.append(int(values["requests being answered"]))
-
-    subscription = thinker.node.create_subscription(DiagnosticArray, "/diagnostics", hear, 10)
-    deadline = time.monotonic() + 20.0
-    while len(seen) < 2 and time.monotonic() < deadline:  # the first may be from before
-        time.sleep(0.05)
-    thinker.node.destroy_subscription(subscription)
-    return seen[-1]
+    with diagnosed(thinker, "thinker/robobrain") as seen:
+        until(lambda: len(seen.get("requests", ())) >= 2)  # the first may be from before
+    return int(values(seen["requests"][-1])["requests being answered"])
 
 
 def test_a_goal_gives_what_the_service_gives_and_tells_its_stages(nano, still_cameras, scene):

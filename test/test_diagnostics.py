@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What /diagnostics says of the node, its requests and its cameras."""
 
-import time
-from contextlib import contextmanager
-
 import pytest
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image
+from watching import diagnosed, until, values
 
 from robobrain_ros.camera_health import TopicHealth
 from robobrain_ros.client import BrainClient
@@ -73,6 +71,10 @@ class TestStatuses:
         assert (parts["requests"].level, parts["model"].level) == (WARN, OK)
         assert parts["requests"].message == "NO_IMAGE: start the camera."
 
+    def test_a_model_that_answers_nobody_any_more_is_an_error(self):
+        part = self.parts(failure="The model's thread has ended.")["model"]
+        assert (part.level, part.message) == (ERROR, "The model's thread has ended.")
+
     @pytest.mark.parametrize(
         ("age", "words"), [(3.0, "3.00 s old"), (-3.0, "3.00 s in the future")]
     )
@@ -103,36 +105,20 @@ def brain(ros):
         yield it
 
 
-@contextmanager
-def heard(client):
-    """The node's statuses by name, as they come."""
-    seen = {}
-
-    def hear(message) -> None:
-        seen.update({status.name.partition(": ")[2]: status for status in message.status})
-
-    subscription = client.node.create_subscription(DiagnosticArray, "/diagnostics", hear, 10)
-    try:
-        yield seen
-    finally:
-        client.node.destroy_subscription(subscription)
-
-
-def until(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert condition()
+def newest(seen, part) -> DiagnosticStatus:
+    """The last status of a part, an empty one while there is none."""
+    return seen.get(part, [DiagnosticStatus()])[-1]
 
 
 def test_images_that_can_not_come_name_the_two_settings(brain):
     """A best-effort camera for a node that asks for reliable images."""
     publisher = brain.node.create_publisher(Image, TOPIC, qos_profile_sensor_data)
     words = f"qos_overrides.{TOPIC}.subscription.reliability of robobrain_cameras to best_effort"
-    with heard(brain) as seen:
-        until(lambda: words in getattr(seen.get("camera camera"), "message", ""))
-    assert seen["camera camera"].level == ERROR
-    assert "the publisher's reliability to reliable" in seen["camera camera"].message
+    with diagnosed(brain) as seen:
+        until(lambda: words in newest(seen, "camera camera").message)
+        camera = newest(seen, "camera camera")
+    assert camera.level == ERROR
+    assert "the publisher's reliability to reliable" in camera.message
     refused = brain.point_to("the cup")
     assert refused.error_code == ErrorCode.NO_IMAGE
     assert words in refused.error_msg
@@ -153,23 +139,21 @@ def test_requests_are_told_of(brain):
 
     timer = brain.node.create_timer(0.1, send)
 
-    def values(seen, part):
-        status = seen.get(part)
-        return {pair.key: pair.value for pair in status.values} if status else {}
-
     try:
-        with heard(brain) as seen:
-            until(
-                lambda: values(seen, "camera camera").get(f"age of {TOPIC} (s)", "none") != "none"
-            )
+        with diagnosed(brain) as seen:
+
+            def age() -> str:
+                return values(newest(seen, "camera camera")).get(f"age of {TOPIC} (s)", "none")
+
+            until(lambda: age() != "none")
             answer = brain.ask("is there a mug?")
             assert answer.success, answer.error_msg
-            until(lambda: "ask p95 (s)" in values(seen, "requests"))
-        requests = values(seen, "requests")
+            until(lambda: "ask p95 (s)" in values(newest(seen, "requests")))
+            requests = values(newest(seen, "requests"))
         assert 0 < float(requests["ask p50 (s)"]) <= float(requests["ask p95 (s)"])
         assert int(requests["answers with NONE"]) == 1
         assert float(requests["tokens per second"]) > 0
-        assert abs(float(values(seen, "camera camera")[f"age of {TOPIC} (s)"])) < 5
+        assert abs(float(age())) < 5
     finally:
         brain.node.destroy_timer(timer)
         brain.node.destroy_publisher(publisher)

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +21,7 @@ from faulty_brain import OUT_OF_MEMORY, PANIC
 from lifting import position, seen_at
 from setting import set_parameter
 from tf2_ros import StaticTransformBroadcaster
+from watching import diagnosed, until
 
 import robobrain_ros
 from robobrain_ros.client import BrainClient
@@ -59,15 +59,6 @@ def brain(ros, node_log):
 def camera(still_cameras, scene):
     with still_cameras.publishing("camera", scene):
         yield scene
-
-
-def until(found, seconds=PATIENCE_S):
-    """What `found()` gives, as soon as it gives something."""
-    deadline = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return value
 
 
 def point(client, scene, **fields):
@@ -180,6 +171,8 @@ def test_a_thread_of_the_model_that_ends_is_told_and_can_be_had_again(brain, cam
     assert refused.error_code == ErrorCode.ENGINE_UNAVAILABLE
     assert "clean up and configure the node again" in refused.error_msg
     assert "index out of bounds" in node_log.read_text()
+    with diagnosed(brain) as seen:
+        until(lambda: any("thread has ended" in one.message for one in seen.get("model", ())))
     assert brain.state() == "active"
     assert brain.deactivate() and brain.cleanup() and brain.configure() and brain.activate()
     until(lambda: is_right(point(brain, camera), camera))

@@ -65,6 +65,12 @@ def test_a_camera_info_that_is_no_camera_is_refused(broken):
         Intrinsics.from_camera_info(info(**broken))
 
 
+def test_a_focal_length_that_is_nothing_once_resized_is_refused_at_once():
+    """It was refused where its image was resized, in the middle of a request."""
+    with pytest.raises(ValueError, match="not calibrated"):
+        Intrinsics.from_camera_info(info(fx=5e-324, fy=6.7e-7))
+
+
 @settings(deadline=None)
 @given(focal, focal, centre, centre, st.lists(odd, max_size=5), st.booleans())
 def test_any_camera_info_is_refused_or_lifts_to_numbers(fx, fy, cx, cy, d, fisheye):
