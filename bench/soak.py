@@ -40,7 +40,7 @@ from robobrain_ros.srv import Ask, GetAffordance, GroundObject, PointTo, Predict
 
 CLIENTS = 8
 PATIENCE_S = 60.0  # for an answer, whose own timeout is far shorter
-SETTLED = 0.3  # share of the run after which memory should not grow any more
+SETTLED = 0.2  # share of the run after which memory should not grow any more
 WORDS = (
     "mug",
     "red can",
@@ -160,17 +160,21 @@ def client_thread(number: int, seed: int, stop: threading.Event, tally: Tally) -
         goals.destroy()
 
 
-def memory_growth(curve: list[tuple[float, int]]) -> float:
-    """By how much memory at the end is above what it was when the run had settled, as a share."""
-    settled = curve[int(len(curve) * SETTLED) :]
-    tenth = max(1, len(settled) // 10)
-    first, last = (np.median([b for _, b in part]) for part in (settled[:tenth], settled[-tenth:]))
-    return float(last / first - 1)
+def unloaded_bytes(client: BrainClient, process: psutil.Process) -> int:
+    """The node's memory without its model: what it has under load says more about the load."""
+    client.deactivate()
+    client.cleanup()
+    time.sleep(1.0)
+    nbytes = process.memory_info().rss
+    client.configure()
+    client.activate()
+    return nbytes
 
 
 def soak(seconds: float, seed: int, log: Path) -> dict[str, Any]:
     """Run it all; returns the RESULT."""
     tally, stop, curve = Tally(), threading.Event(), list[tuple[float, int]]()
+    growth = float("nan")
     with (
         open(log, "wb") as output,
         BrainClient(name="soak") as client,
@@ -186,10 +190,17 @@ def soak(seconds: float, seed: int, log: Path) -> dict[str, Any]:
         for thread in threads:
             thread.start()
         process, start = psutil.Process(brain.process.pid), time.monotonic()
+        early = None
         while (now := time.monotonic() - start) < seconds and brain.process.poll() is None:
+            if early is None and now > SETTLED * seconds:
+                early = unloaded_bytes(client, process)
             curve.append((now, process.memory_info().rss))
             faults.maybe()
             time.sleep(0.5)
+        if early and brain.process.poll() is None:
+            late = unloaded_bytes(client, process)
+            print(f"memory without the model: {early / 1e6:.0f} MB, then {late / 1e6:.0f} MB")
+            growth = late / early - 1
         stop.set()
         for thread in threads:
             thread.join()
@@ -198,13 +209,15 @@ def soak(seconds: float, seed: int, log: Path) -> dict[str, Any]:
         ended = brain.end()
     words = log.read_text(errors="replace")
     crashes = (not alive) + (ended != 0) + words.count("Traceback") + words.count("[FATAL]")
-    return report(tally, curve, faults.count, crashes)
+    return report(tally, curve, faults.count) | {
+        "crashes": crashes,
+        "memory_growth": round(growth, 4),
+        "memory_most_mb": round(max(rss for _, rss in curve) / 1e6),
+    }
 
 
-def report(
-    tally: Tally, curve: list[tuple[float, int]], faults: Counter[str], crashes: int
-) -> dict[str, Any]:
-    """Print what happened; returns the RESULT."""
+def report(tally: Tally, curve: list[tuple[float, int]], faults: Counter[str]) -> dict[str, Any]:
+    """Print what happened; returns what the RESULT has of it."""
     print("faults:", dict(faults))
     print("answers:", dict(tally.codes.most_common()))
     for task, seconds in sorted(tally.seconds.items()):
@@ -219,9 +232,7 @@ def report(
         "requests": sum(tally.codes.values()) + len(tally.unanswered),
         "unanswered": len(tally.unanswered),
         "without_code": tally.without_code,
-        "crashes": crashes,
         "p95_s": round(float(np.percentile(answered, 95)), 3) if answered else None,
-        "memory_growth": round(memory_growth(curve), 4),
     }
 
 
