@@ -29,6 +29,7 @@ from vision_msgs.msg import (
 from robobrain_ros.acquisition import Poses
 from robobrain_ros.camera import Snapshot
 from robobrain_ros.decoding import MAX_PIXELS, decode_color, decode_compressed_depth
+from robobrain_ros.engines.base import Generation
 from robobrain_ros.errors import BrainError, ErrorCode
 from robobrain_ros.msg import LiftedPoint as LiftedPointMsg
 from robobrain_ros.msg import LiftedRegion as LiftedRegionMsg
@@ -197,15 +198,18 @@ def box_3d(region: LiftedRegion) -> BoundingBox3D:
     return message
 
 
-def timing(result: Result, wait_s: float, total_s: float) -> Timing:
-    """Put the seconds and tokens of one request together."""
-    generation = result.generation
+def timing(generation: Generation, lift_s: float, total_s: float, waited_s: float = 0.0) -> Timing:
+    """Put the seconds and tokens of one request together.
+
+    waited_s: before it went to the model. What is in no other stage is waiting, too.
+    """
+    busy = generation.preprocess_s + generation.prefill_s + generation.decode_s + lift_s
     return Timing(
-        wait=wait_s,
+        wait=max(waited_s, total_s - busy),
         preprocess=generation.preprocess_s,
         prefill=generation.prefill_s,
         decode=generation.decode_s,
-        lift=result.lift_s,
+        lift=lift_s,
         total=total_s,
         tokens_in=generation.tokens_in,
         tokens_out=generation.tokens_out,

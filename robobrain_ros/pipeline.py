@@ -180,7 +180,7 @@ def infer(
         answer = parse_answer(query.kind, generation.text, engine.family, opening)
         places = _in_camera_pixels(answer, query, engine, generation, seen)
     except AnswerError as error:
-        error.answer = generation.text[:MAX_SHOWN]
+        error.answer, error.generation = generation.text[:MAX_SHOWN], generation
         raise
     points, regions = _lift(places, seen, lifting.parameters)
     if query.kind is TaskKind.TRAJECTORY and seen.intrinsics is not None:

@@ -146,7 +146,10 @@ class RequestServer:
             response.success = False
             response.error_code = int(failure.code)
             response.error_msg = sentence(str(failure))
-            response.answer = error.answer if isinstance(error, AnswerError) else ""
+            if isinstance(error, AnswerError) and error.generation is not None:
+                response.answer = error.answer
+                total = time.monotonic() - started
+                response.timing = messages.timing(error.generation, 0.0, total)
             name = "infer" if kind is None else kind.value
             self._node.get_logger().warning(f"{name}: {failure.code.name}: {response.error_msg}")
         response.timing.total = time.monotonic() - started
@@ -194,9 +197,7 @@ class RequestServer:
         )
         total = time.monotonic() - started
         self.tally.answered(query.kind, result.generation, total)
-        busy = result.generation.preprocess_s + result.generation.prefill_s
-        busy += result.generation.decode_s + result.lift_s
-        response.timing = messages.timing(result, max(waited, total - busy), total)
+        response.timing = messages.timing(result.generation, result.lift_s, total, waited)
         # The client first: what goes out on topics is for whoever looks on.
         self._waiting.later(self._publish, result, query.text, response, look, frame)
 

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,10 +57,12 @@ class Answer:
 class AnswerError(Exception):
     """The model answered, but not with what the task needs; the message tells what to do.
 
-    `answer` is what it wrote, where that is known.
+    `answer` is what it wrote, and `generation` what that took (`engines.base.Generation`), where
+    they are known.
     """
 
     answer = ""
+    generation: Any = None
 
 
 class UnparsableAnswer(AnswerError):

@@ -93,7 +93,7 @@ def test_every_lifted_answer_is_a_tf_frame(result):
 
 
 def test_timing_adds_up(result):
-    timing = messages.timing(result, 0.5, 1.5)
+    timing = messages.timing(result.generation, result.lift_s, 1.5)
     parts = (timing.wait, timing.preprocess, timing.prefill, timing.decode, timing.lift)
     assert sum(parts) == pytest.approx(timing.total) and timing.tokens_in == 200
 

@@ -260,13 +260,14 @@ def test_shipped_weights_answer_about_new_scenes():
     engine = create_engine("nano", device="cpu")
     scores = scoring.scores_of(engine, asked)
     engine.close()
-    assert np.mean(scores[Topic.POINT][scoring.IN_MASK]) >= 0.9
-    assert np.mean(scores[Topic.FREE_SPACE][scoring.IN_MASK]) >= 0.8
-    assert np.mean(scores[Topic.RELATION][scoring.IN_MASK]) >= 0.8
-    assert np.mean(scores[Topic.BOX][scoring.IOU]) >= 0.75
+    assert np.mean(scores[Topic.POINT][scoring.IN_MASK]) >= 0.93
+    assert np.mean(scores[Topic.FREE_SPACE][scoring.IN_MASK]) >= 0.85
+    assert np.mean(scores[Topic.RELATION][scoring.IN_MASK]) >= 0.85
+    assert np.mean(scores[Topic.BOX][scoring.IOU]) >= 0.8
     assert np.mean(scores[Topic.AFFORDANCE][scoring.IOU]) >= 0.6
-    assert np.mean(scores[Topic.TRAJECTORY][scoring.DFD]) <= 0.2
-    assert np.mean(scores[Topic.REFUSAL][scoring.REFUSED]) >= 0.8
+    assert np.mean(scores[Topic.TRAJECTORY][scoring.DFD]) <= 0.12
+    assert np.mean(scores[Topic.TRAJECTORY][scoring.REACHES]) >= 0.8
+    assert np.mean(scores[Topic.REFUSAL][scoring.REFUSED]) >= 0.85
 
 
 @needs_weights
