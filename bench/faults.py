@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from rcl_interfaces.srv import SetParameters
@@ -67,10 +68,11 @@ class Faults:
         time.sleep(self._rng.uniform(0, 1.0))
         self._client.activate()
 
-    def unload(self) -> None:
+    def unload(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """The model is unloaded under its requests, and loaded again."""
         self._client.deactivate()
         self._client.cleanup()
+        meanwhile()
         self._client.configure()
         self._client.activate()
 

@@ -160,15 +160,16 @@ def client_thread(number: int, seed: int, stop: threading.Event, tally: Tally) -
         goals.destroy()
 
 
-def unloaded_bytes(client: BrainClient, process: psutil.Process) -> int:
+def unloaded_bytes(faults: Faults, process: psutil.Process) -> int:
     """The node's memory without its model: what it has under load says more about the load."""
-    client.deactivate()
-    client.cleanup()
-    time.sleep(1.0)
-    nbytes = process.memory_info().rss
-    client.configure()
-    client.activate()
-    return nbytes
+    found = []
+
+    def measure() -> None:
+        time.sleep(1.0)
+        found.append(process.memory_info().rss)
+
+    faults.unload(measure)
+    return found[0]
 
 
 def soak(seconds: float, seed: int, log: Path) -> dict[str, Any]:
@@ -193,12 +194,12 @@ def soak(seconds: float, seed: int, log: Path) -> dict[str, Any]:
         early = None
         while (now := time.monotonic() - start) < seconds and brain.process.poll() is None:
             if early is None and now > SETTLED * seconds:
-                early = unloaded_bytes(client, process)
+                early = unloaded_bytes(faults, process)
             curve.append((now, process.memory_info().rss))
             faults.maybe()
             time.sleep(0.5)
         if early and brain.process.poll() is None:
-            late = unloaded_bytes(client, process)
+            late = unloaded_bytes(faults, process)
             print(f"memory without the model: {early / 1e6:.0f} MB, then {late / 1e6:.0f} MB")
             growth = late / early - 1
         stop.set()

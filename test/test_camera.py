@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import pytest
 import rclpy
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
+from watching import until
 
 from robobrain_ros.camera import Camera, Topics, nanoseconds
 from robobrain_ros.spinning import SpinThread
@@ -68,7 +70,6 @@ def test_images_that_come_out_of_order_are_put_in_order(node):
         color.publish(Image(header=header))
         info.publish(CameraInfo(header=header))
     for stamp in order:
-        while camera.find(stamp, now, 1.0) is None:
-            time.sleep(0.01)
+        until(partial(camera.find, stamp, now, 1.0))
     newest = camera.find(0, max(order), 1.0)
     assert nanoseconds(newest.color.header.stamp) == max(order)

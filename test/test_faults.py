@@ -45,9 +45,8 @@ def brain(ros, node_log):
     """A node whose model fails at certain words."""
     cameras = ["camera", "restarting", "blinking", "hopping"]
     parameters = {"cameras": cameras, "image_timeout": 2.0, "max_image_age": 10.0}
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     with pytest.MonkeyPatch.context() as patch, open(node_log, "wb") as log:
-        patch.setenv("PYTHONPATH", path)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         with NodeProcess("faulty_brain", parameters, output=log) as node, BrainClient() as client:
             client.wait_for_node(PATIENCE_S)
             assert client.configure() and client.activate()

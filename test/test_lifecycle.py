@@ -13,6 +13,7 @@ import pytest
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from setting import set_parameter
+from watching import until
 
 from robobrain_ros.client import AsyncBrainClient, BrainClient
 from robobrain_ros.errors import ErrorCode
@@ -159,8 +160,7 @@ def test_a_signal_while_the_model_loads_does_not_wait_for_it(client, number, log
         AsyncBrainClient(client.node).client(ChangeState, "robobrain/change_state").call_async(
             request
         )
-        while b"Loading" not in Path(log_file.name).read_bytes():
-            time.sleep(0.05)
+        until(lambda: b"Loading" in Path(log_file.name).read_bytes())
         assert node.end(number) == 0
     assert "Ending without waiting" in Path(log_file.name).read_text()
 

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +89,10 @@ class SimulatedClock:
             self._publisher.publish(Clock(clock=Time(nanoseconds=int(self.seconds * 1e9)).to_msg()))
 
 
-def test_simulated_time_may_jump_back(ros, scene):
-    parameters = {"cameras": ["arm"], "target_frame": "odom", "use_sim_time": True}
+@contextmanager
+def in_simulated_time(scene, **parameters):
+    """A clock at 1000 s, and the client of an active node with the circling camera `arm`."""
+    parameters |= {"cameras": ["arm"], "target_frame": "odom", "use_sim_time": True}
     sim_time = Parameter("use_sim_time", value=True)
     with (
         SimulatedClock(1000.0) as clock,
@@ -100,6 +103,11 @@ def test_simulated_time_may_jump_back(ros, scene):
     ):
         client.wait_for_node(60.0)
         assert client.configure() and client.activate()
+        yield clock, client
+
+
+def test_simulated_time_may_jump_back(ros, scene):
+    with in_simulated_time(scene) as (clock, client):
         assert 1000 < stamp_of_correct_answer(client, scene) <= clock.seconds
         clock.seconds = 500.0
         time.sleep(0.5)
@@ -107,19 +115,10 @@ def test_simulated_time_may_jump_back(ros, scene):
 
 
 def test_a_clock_that_jumps_under_load_costs_no_answer(ros, scene):
-    parameters = {"cameras": ["arm"], "target_frame": "odom", "use_sim_time": True}
-    parameters |= {"image_timeout": 2.0}
-    sim_time = Parameter("use_sim_time", value=True)
     with (
-        SimulatedClock(1000.0) as clock,
-        StillCameras(parameter_overrides=[sim_time]) as cameras,
-        NodeProcess("robobrain_ros.brain_node", parameters),
-        BrainClient() as client,
-        cameras.publishing("arm", scene, motion=circling),
+        in_simulated_time(scene, image_timeout=2.0) as (clock, client),
         ThreadPoolExecutor(2) as threads,
     ):
-        client.wait_for_node(60.0)
-        assert client.configure() and client.activate()
         asked = [threads.submit(client.point_to, scene.name, camera="arm") for _ in range(40)]
         # Forward at last: a transform that arrives after a jump back, stamped before it, would have
         # tf2 ignore all that follow.

@@ -465,8 +465,7 @@ def test_a_thread_that_ends_by_itself_leaves_nobody_waiting():
     worker.ready.result(PATIENCE_S)
     engine.paused.set()
     running, waiting = worker.submit(asking(9)), worker.submit(asking())
-    while not engine.started:
-        time.sleep(0.001)
+    until(lambda: engine.started)
 
     def panic():
         raise Panic("index out of bounds")
