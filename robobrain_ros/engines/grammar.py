@@ -104,6 +104,11 @@ class Constraint:
         """Whether the answer is complete: right after its closing bracket."""
         return self._matcher is None
 
+    @property
+    def answer(self) -> Sequence[int]:
+        """The tokens of the answer so far, after the thinking."""
+        return self._answer
+
     def allowed(self) -> torch.Tensor | None:
         """The tokens that may come next: a bit each, in int32 words (V / 32, rounded up), on CPU.
 

@@ -24,39 +24,51 @@ _TOLERANCE = 0.05  # of the largest score: kernels may differ in rounding, a wro
 @dataclass(frozen=True, eq=False)
 class Step:
     """ids, columns, positions: (B, T) int64: new tokens, their cache columns and rotary positions.
-    last: (B,) int64, the index of each row's last token; what is right of it is padding.
+    asked: (B, W) int64, the indices of the tokens after which the next one's scores are wanted.
+    Right of a row's last token is padding.
     """
 
     ids: Tensor
     columns: Tensor
     positions: Tensor
-    last: Tensor
+    asked: Tensor
 
     @classmethod
-    def of(cls, tokens: list[list[int]], starts: list[int], offsets: list[int]) -> Step:
+    def of(
+        cls,
+        tokens: list[list[int]],
+        starts: list[int],
+        offsets: list[int],
+        asked: list[int] | None = None,
+    ) -> Step:
         """Lay out the rows' new tokens; `starts` are their columns, `offsets` positions less
-        columns.
+        columns. asked: how many of each row's last tokens scores are wanted after, one by default.
         """
         width = max(map(len, tokens))
         ids = torch.tensor([row + [0] * (width - len(row)) for row in tokens])
         columns = torch.tensor(starts)[:, None] + torch.arange(width)
-        last = torch.tensor([len(row) - 1 for row in tokens])
-        return cls(ids, columns, columns + torch.tensor(offsets)[:, None], last)
+        asked = asked or [1] * len(tokens)
+        last = torch.tensor([len(row) - 1 for row in tokens])[:, None]
+        first = torch.tensor([len(row) - count for row, count in zip(tokens, asked, strict=True)])
+        # All rows have as many; those that want fewer have their last one again.
+        places = torch.minimum(first[:, None] + torch.arange(max(asked)), last)
+        return cls(ids, columns, columns + torch.tensor(offsets)[:, None], places)
 
 
 def plain_step(language: LanguageModel, rows: Rows, step: Step) -> Tensor:
-    """Scores (B, V) of the token after each row's last."""
+    """Scores (B, W, V) of the tokens after those that were asked for."""
     device = language.device
-    ids, positions, last = (part.to(device) for part in (step.ids, step.positions, step.last))
-    return _scores(language, rows, language.reach(step.columns), ids, positions, last)
+    ids, positions, asked = (part.to(device) for part in (step.ids, step.positions, step.asked))
+    return _scores(language, rows, language.reach(step.columns), ids, positions, asked)
 
 
 def _scores(
-    language: LanguageModel, rows: Rows, reach: Reach, ids: Tensor, positions: Tensor, last: Tensor
+    language: LanguageModel, rows: Rows, reach: Reach, ids: Tensor, positions: Tensor, asked: Tensor
 ) -> Tensor:
     cache = rows.cache[:, :, : len(ids)]
     hidden = language.hidden(language.embed(ids), language.text_rope(positions), reach, cache)
-    return language.logits(hidden[torch.arange(len(ids), device=ids.device), last])
+    wanted = hidden[torch.arange(len(ids), device=ids.device)[:, None], asked]
+    return language.logits(wanted.flatten(0, 1)).unflatten(0, asked.shape)
 
 
 class GraphStepper:
@@ -67,7 +79,7 @@ class GraphStepper:
         self._language = language
         self._rows = rows
         self._report = report
-        self._graphs: dict[tuple[int, int], _Graph] = {}
+        self._graphs: dict[tuple[int, int, int], _Graph] = {}
         self._cache: weakref.ref[Tensor] | None = None
         self._works = True
 
@@ -78,14 +90,15 @@ class GraphStepper:
         if self._cache is None or self._cache() is not self._rows.cache:
             self._graphs.clear()
             self._cache = weakref.ref(self._rows.cache)
-        shape = (self._rows.cache.shape[2], 1 << (step.ids.shape[1] - 1).bit_length())
+        rows, width, asked = self._rows.cache.shape[2], step.ids.shape[1], step.asked.shape[1]
+        shape = (rows, _rounded_up(width), _rounded_up(asked))
         if shape[1] > self._rows.cache.shape[4] - int(step.columns[:, 0].max()):
             return plain_step(self._language, self._rows, step)  # padding would leave the cache
         if shape not in self._graphs:
             return self._first(shape, step)
         return self._graphs[shape].run(step)
 
-    def _first(self, shape: tuple[int, int], step: Step) -> Tensor:
+    def _first(self, shape: tuple[int, int, int], step: Step) -> Tensor:
         """Capture a graph and compare it with the plain step, whose scores are returned."""
         scores, reason = None, ""
         try:
@@ -109,19 +122,19 @@ class GraphStepper:
 
 
 class _Graph:
-    """A captured step of (rows, tokens) over the whole cache; what is unused is padding."""
+    """A captured step of (rows, tokens, asked) over the whole cache; what is unused is padding."""
 
-    def __init__(self, language: LanguageModel, rows: Rows, shape: tuple[int, int]) -> None:
+    def __init__(self, language: LanguageModel, rows: Rows, shape: tuple[int, int, int]) -> None:
         device = language.device
         length = rows.cache.shape[4]
-        ids, columns, positions = torch.zeros((3, *shape), dtype=torch.int64, device=device)
-        last = torch.zeros(shape[0], dtype=torch.int64, device=device)
-        self._step = Step(ids, columns, positions, last)
+        ids, columns, positions = torch.zeros((3, *shape[:2]), dtype=torch.int64, device=device)
+        asked = torch.zeros((shape[0], shape[2]), dtype=torch.int64, device=device)
+        self._step = Step(ids, columns, positions, asked)
 
         def scores() -> Tensor:
             step = self._step
             reach = language.reach(step.columns, length)
-            return _scores(language, rows, reach, step.ids, step.positions, step.last)
+            return _scores(language, rows, reach, step.ids, step.positions, step.asked)
 
         # The trial runs write into the first columns of every row: they are put back.
         kept = rows.cache[:, :, :, :, : shape[1]].clone()
@@ -137,8 +150,14 @@ class _Graph:
             if name != "ids" and width < mine.shape[1]:
                 right = new[:, -1:] + torch.arange(1, mine.shape[1] - width + 1)
                 mine[:rows, width:].copy_(right)
-        self._step.last[:rows].copy_(step.last)
-        return self._replay()[:rows].clone()
+        count = step.asked.shape[1]
+        self._step.asked[:rows, :count].copy_(step.asked)
+        return self._replay()[:rows, :count].clone()
+
+
+def _rounded_up(count: int) -> int:
+    """The next power of two, so that few shapes are captured."""
+    return 1 << (count - 1).bit_length()
 
 
 def capture(work: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:

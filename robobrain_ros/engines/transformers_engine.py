@@ -24,6 +24,7 @@ from robobrain_ros.engines.base import (
     Stage,
 )
 from robobrain_ros.engines.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
+from robobrain_ros.engines.drafting import Drafter
 from robobrain_ros.engines.encoding import Encoder
 from robobrain_ros.engines.grammar import Grammar
 from robobrain_ros.engines.language import LanguageModel
@@ -51,6 +52,9 @@ _WARM_UP_ROWS = (1, 2)  # pairs of answers at a time
 # Prompts of up to this many new tokens are read with the answers in progress, which are filled up
 # to their length: that costs less than a forward pass of their own.
 _FEW_WORDS = 24
+# Tokens of all answers that a step reads in about the time that one takes. bitsandbytes' kernel for
+# packed weights takes up to four on every GPU; beyond, on a Jetson, it unpacks them first.
+_FEW_TOKENS, _FEW_TOKENS_PACKED = 16, 4
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,10 @@ class TransformersEngine:
         self._end_ids = _end_ids(model, encoder)
         self._max_tokens = int(model.config.text_config.max_position_embeddings)
         self._grammar = _grammar(model, encoder, self._end_ids) if options.grammar else None
+        self._drafter = Drafter.of(encoder.tokenizer) if options.grammar else None
+        packed = placement.quantization == "nf4" or checkpoint.quantized_as is not None
+        on_cuda = placement.device.type == "cuda"
+        self._few_tokens = _FEW_TOKENS_PACKED if packed and on_cuda else _FEW_TOKENS
         self._prefixes = PrefixCache(options.cache_bytes)
         self._parts: _Parts | None = _Parts.of(model, encoder, self._prefixes, options.progress)
         self._writings: list[Writing] = []  # each at the index of its row
@@ -213,7 +221,10 @@ class TransformersEngine:
         constraint = None
         if self._grammar is not None and request.form is not None:
             constraint = self._grammar.constrain(request.form, prompt.sent_size, request.opening)
-        writing = Writing(request, prompt, constraint, self._encoder, self._end_ids, started)
+        drafter = self._drafter if request.form and Drafter.knows(request.form) else None
+        writing = Writing(
+            request, prompt, constraint, self._encoder, self._end_ids, started, drafter
+        )
         if request.stop():
             writing.finish = FinishReason.STOPPED
             self._ended.append(writing)
@@ -242,7 +253,7 @@ class TransformersEngine:
             raise
         writing.placed(offset)
         self._writings.append(writing)
-        self._choose([writing], scores)
+        self._choose([writing], scores[None])
         self._collect(parts)
 
     def _advance(self) -> None:
@@ -254,25 +265,29 @@ class TransformersEngine:
         if parts is None or not self._collect(parts):
             return
         writings = self._writings
-        width = max(len(writing.pending) for writing in writings)
-        parts.rows.reserve(len(writings), max(writing.filled for writing in writings) + width)
-        step = Step.of(
-            [writing.pending for writing in writings],
-            [writing.filled for writing in writings],
-            [writing.offset for writing in writings],
-        )
-        scores = parts.step(step)
-        for writing in writings:
-            writing.advance()
-        self._choose(writings, scores)
+        self._draft()
+        tokens = [[*writing.pending, *writing.drafted] for writing in writings]
+        filled = [writing.filled for writing in writings]
+        parts.rows.reserve(len(writings), max(filled) + max(map(len, tokens)))
+        offsets = [writing.offset for writing in writings]
+        asked = [1 + len(writing.drafted) for writing in writings]
+        self._choose(writings, parts.step(Step.of(tokens, filled, offsets, asked)))
         self._collect(parts)
 
+    def _draft(self) -> None:
+        """Let answers guess on, as far as a step of so many tokens takes hardly longer."""
+        widest = max(len(writing.pending) for writing in self._writings)
+        room = max(self._few_tokens // len(self._writings), widest)
+        for writing in self._writings:
+            writing.draft(room - len(writing.pending))
+
     def _choose(self, writings: list[Writing], scores: torch.Tensor) -> None:
-        """Write each answer's likeliest next token; scores: (B, V)."""
+        """Write each answer's likeliest next tokens; scores: (B, W, V)."""
         for writing, of_one in zip(writings, scores, strict=True):
-            writing.restrict(of_one)
-        for writing, token in zip(writings, scores.argmax(-1).tolist(), strict=True):
-            writing.add(token)
+            writing.restrict(of_one[0])
+        likeliest = scores[:, 0].argmax(-1).tolist()
+        for writing, token, of_one in zip(writings, likeliest, scores, strict=True):
+            writing.go_on(token, of_one)
 
     def _collect(self, parts: _Parts) -> int:
         """Take the answers that ended out of their rows; returns how many go on."""

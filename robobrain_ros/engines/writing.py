@@ -4,20 +4,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from robobrain_ros.engines.base import FinishReason, Generation, GenerationRequest, Stage
+from robobrain_ros.engines.drafting import Drafter
 from robobrain_ros.engines.encoding import Encoder
 from robobrain_ros.engines.grammar import Constraint, restrict
 from robobrain_ros.engines.prefixes import Prefix
 from robobrain_ros.engines.reading import Prompt
 
+_MOST_MISSED = 4  # drafts in a row without a right token: what is written is not what they guess
+
 
 class Writing:
     """The first `filled` columns of its row of the cache hold what was read and written; `pending`
-    are the tokens that are known but not yet in the cache.
+    are the tokens that are known but not yet in the cache, `drafted` those that may come then.
     """
 
     def __init__(
@@ -28,16 +31,22 @@ class Writing:
         encoder: Encoder,
         end_ids: frozenset[int],
         started: float,
+        drafter: Drafter | None = None,
     ) -> None:
-        """started: on the clock of time.monotonic(), when work on the request began."""
+        """started: on the clock of time.monotonic(), when work on the request began. drafter:
+        guesses at answers of the constraint's form.
+        """
         self.request = request
         self.prompt = prompt
         self.filled = 0
         self.offset = 0
         self.pending: list[int] = []
+        self.drafted: list[int] = []
         self.finish: FinishReason | None = None
         self._tokens: list[int] = []
         self._constraint = constraint
+        self._drafter = drafter
+        self._missed = 0
         self._encoder = encoder
         self._end_ids = end_ids
         self._stream: Callable[[int], str] | None = encoder.stream() if request.report else None
@@ -68,23 +77,39 @@ class Writing:
         self.filled, self.offset = len(prefix.ids), prefix.offset
         self.pending = [*self.prompt.ids[0, self.filled :].tolist(), *opening]
 
+    def draft(self, most: int) -> None:
+        """Guess up to `most` tokens after the pending ones, unless guessing has been in vain."""
+        if self._drafter is not None and self._constraint is not None and most > 0:
+            self.drafted = self._drafter.draft(self._constraint.answer)[:most]
+
     def restrict(self, scores: Tensor) -> None:
         """Rule out, in place, what must not come next; scores: (V,)."""
         if self._constraint is not None:
             restrict(scores, self._constraint)
 
-    def add(self, token: int) -> None:
-        """Write the token that was chosen and what must follow it."""
-        tokens = [token]
-        if self._constraint is not None:
-            self._constraint.accept(tokens)
-            tokens += self._forced()
-        self._write(tokens)
+    def go_on(self, token: int, scores: Tensor) -> None:
+        """Write the token that was chosen after what is in the cache now, what must follow it, and
+        the same for each drafted token that turns out to be right.
 
-    def advance(self) -> None:
-        """Note that the pending tokens are in the cache."""
+        scores: (W, V), after the last of the pending tokens and after each drafted one.
+        """
         self.filled += len(self.pending)
         self._first_token = self._first_token or time.monotonic()
+        draft, self.drafted, right = self.drafted, [], 0
+        while True:
+            self._add(token)
+            agreed = _agreed(self.pending, draft[right:])
+            self.filled += agreed
+            right += agreed
+            if self.finish is not None or agreed < len(self.pending):
+                break
+            self.restrict(scores[right])
+            token = int(scores[right].argmax())
+        self.pending = self.pending[agreed:]
+        if draft:
+            self._missed = 0 if right else self._missed + 1
+            if self._missed == _MOST_MISSED:
+                self._drafter = None
 
     def tell(self, stage: Stage, text: str = "") -> None:
         """Report to whoever wants to know."""
@@ -106,6 +131,13 @@ class Writing:
             decode_s=time.monotonic() - first_token,
         )
 
+    def _add(self, token: int) -> None:
+        tokens = [token]
+        if self._constraint is not None:
+            self._constraint.accept(tokens)
+            tokens += self._forced()
+        self._write(tokens)
+
     def _forced(self) -> list[int]:
         if self._constraint is None:
             return []
@@ -124,3 +156,9 @@ class Writing:
             self.finish = FinishReason.LENGTH
         if self._stream is not None and tokens:
             self.tell(Stage.DECODING, "".join(map(self._stream, tokens)))
+
+
+def _agreed(written: Sequence[int], draft: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    pairs = enumerate(zip(written, draft, strict=False))
+    return next((i for i, (one, other) in pairs if one != other), min(len(written), len(draft)))
