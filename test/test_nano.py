@@ -21,7 +21,9 @@ from robobrain_ros.families import TaskKind, Think  # noqa: E402
 from robobrain_ros.forms import answer_form  # noqa: E402
 from robobrain_ros.nano import (  # noqa: E402
     augmentation,
+    batches,
     evaluate,
+    questions,
     scoring,
     views,
     vocabulary,
@@ -214,6 +216,29 @@ class TestBatches:
             assert (batch["segment"][row, at] == batch["segment"][row, at + 1]).all()
             assert (batch["segment"][row, at] > 0).all()
 
+    def test_paths_refused_though_their_goal_was_there(self, tokenizer):
+        """Of a trajectory's tokens each weighs little: beside them, "[]" weighed fifteen times as
+        much, and was learnt where it was wrong."""
+        words = Words(tokenizer)
+        path = questions.format_points([(10 * n, 120 + 20 * n) for n in range(5)])
+        weights = {}
+        for answer in (path, questions.NOTHING):
+            question = Question(Topic.TRAJECTORY, TaskKind.TRAJECTORY, "reach it", answer, "")
+            _, tokens = words.example(question, think=False)
+            weights[answer] = batches.token_weight(question, len(tokens))
+        assert weights[questions.NOTHING] == pytest.approx(weights[path], rel=0.15)
+
+    def test_whether_there_is_a_path_is_taught_of_strayed_ones_too(
+        self, tokenizer, scene, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(batches, "_STRAYED_SHARE", 1.0)
+        monkeypatch.setattr(batches, "_THINK_SHARE", 0.0)
+        save_scene(scene, tmp_path)
+        batch = next(iter(TrainingBatches(tmp_path, tokenizer, 6, 400, seed=1, rank=0)))
+        opened = batch["ids"] == tokenizer.convert_tokens_to_ids("[(")
+        assert opened.any()
+        assert (batch["labels"][:, :-1][opened[:, 1:]] != IGNORED).all()
+
     def test_names_and_points_are_marked_in_the_text(self, tokenizer, scene, tmp_path):
         """Heads that read the text are taught at a name's last token and before a point's x."""
         save_scene(scene, tmp_path)
@@ -300,3 +325,20 @@ def test_answers_that_fit_their_form_are_not_changed_by_it():
     assert kinds == set(TaskKind)
     held.close()
     free.close()
+
+
+@needs_weights
+def test_a_path_is_written_in_fewer_steps_by_guessing_ahead(monkeypatch):
+    view = next(evaluate.evaluation_views(1, first_seed=2_000_100))
+    (question,) = scoring.drawn_questions(view, {Topic.TRAJECTORY: 1}, 0)
+    engine, steps, texts = create_engine("nano", device="cpu"), [], []
+    step = engine._parts.step
+    engine._parts.__dict__["step"] = lambda new: steps.append(new) or step(new)
+    for drafter in (engine._drafter, None):
+        monkeypatch.setattr(engine, "_drafter", drafter)
+        texts.append(scoring.ask(engine, view, question)[1].text)
+        steps.append(None)
+    engine.close()
+    assert texts[0] == texts[1]
+    guessing = steps.index(None)
+    assert guessing < 0.8 * (len(steps) - guessing - 2)

@@ -23,7 +23,7 @@ from transformers import Qwen2TokenizerFast
 from robobrain_ros.families import Think
 from robobrain_ros.nano.architecture import MERGE, PATCH, SENT_SIZES, TOKEN_PIXELS
 from robobrain_ros.nano.dataset import ScenePool
-from robobrain_ros.nano.questions import Asker, Question
+from robobrain_ros.nano.questions import NOTHING, Asker, Question
 from robobrain_ros.nano.reaching import WAYPOINTS
 from robobrain_ros.nano.targets import IGNORED, dominant, meant_tokens, token_targets
 from robobrain_ros.nano.tokenizer import FAMILY
@@ -39,6 +39,14 @@ _MOST_MISSES = 12
 # sixty times as much.
 _ANSWER_WEIGHT = 0.4
 _WORD_WEIGHT = 4.0  # of an answer in words, whose one telling token would else count for little
+# Saying that there is nothing weighs as the first token of the answer that it stands in for: at
+# the weight of its own two tokens, one path in a hundred was refused though its goal was there.
+_USUAL_TOKENS = {
+    TaskKind.POINT: 10,
+    TaskKind.GROUNDING: 18,
+    TaskKind.AFFORDANCE: 18,
+    TaskKind.TRAJECTORY: 50,
+}
 
 _STRAYED_SHARE = 0.6  # of paths
 _STRAY = 9.0  # pixels by which each point of those is off the one before, standard deviation
@@ -295,10 +303,10 @@ class _Sequence:
         written = slice(asked, self._end)
         self._ids[written] = [*prompt, *read]
         self._positions[:, written] = self._layout.next_position + np.arange(self._end - asked)
-        said = slice(begin - 1 + taught, self._end - 1)  # each token foretells the next one
-        weight = _WORD_WEIGHT if question.task is TaskKind.ASK else 1.0
-        self._labels[said] = answer[taught:]
-        self._weights[said] = weight * len(answer) ** (_ANSWER_WEIGHT - 1)
+        said = np.arange(begin - 1, self._end - 1)  # each token foretells the next one
+        said = np.delete(said, slice(1, taught))  # but whether there is an answer is taught always
+        self._labels[said] = self._ids[said + 1]
+        self._weights[said] = token_weight(question, len(answer))
         self._asked[self._count] = begin - 1
         self._meant[self._count] = meant_tokens(self._view, self._best, question)
         self._count += 1
@@ -333,6 +341,14 @@ class _Sequence:
             "coming": coming,
             **token_targets(self._view, self._best, self._background),
         }
+
+
+def token_weight(question: Question, tokens: int) -> float:
+    """Weight in the loss of each of the `tokens` of a question's answer."""
+    if question.task is TaskKind.ASK:
+        return _WORD_WEIGHT * tokens ** (_ANSWER_WEIGHT - 1)
+    usual = _USUAL_TOKENS[question.task] if question.answer == NOTHING else tokens
+    return max(usual, tokens) ** (_ANSWER_WEIGHT - 1)
 
 
 def _padded(

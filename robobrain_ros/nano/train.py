@@ -47,6 +47,7 @@ _AUXILIARY_WEIGHT = 0.5
 _POINTING_WEIGHTS = {"named": 0.3, "meant": 0.2, "found": 0.5}
 _PLANNED_WEIGHT = 0.4
 _LOG_STEPS = 25
+_HEADS_ALONE_STEPS = 200
 
 Batch = dict[str, Tensor]
 
@@ -64,6 +65,7 @@ class Trainer:
         self.embedding = self.model.model.language_model.embed_tokens.weight
         self._parameters = [*self.model.parameters(), *self.heads.parameters()]
         self.optimizers = _optimizers(self.model, self.heads)
+        self._heads_alone = 0
         self.networks = [_Network(self, Layout(words, size)) for size in SENT_SIZES]
 
     def losses(self, batch: Batch, whole: bool) -> tuple[Tensor, dict[str, float]]:
@@ -99,6 +101,9 @@ class Trainer:
         """One optimizer step at learning rate `rate`."""
         loss, figures = self.losses(batch, whole)
         loss.backward()
+        if self._heads_alone:
+            self._heads_alone -= 1
+            self.model.zero_grad(set_to_none=True)
         _average([p.grad for p in self._parameters if p.grad is not None])
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         for optimizer in self.optimizers:
@@ -128,7 +133,19 @@ class Trainer:
         torch.save(state, self.options.data / "state.pt")
 
     def load(self, path: Path) -> None:
-        """Go on from a state that `save` wrote (weights only; optimizers start anew)."""
+        """Go on from a state that `save` wrote, or a model directory; optimizers start anew.
+
+        A model directory has no auxiliary heads: new ones learn alone for the first
+        `_HEADS_ALONE_STEPS`, so that they don't spoil what the model knows.
+        """
+        if path.is_dir():
+            self.model.load_state_dict(
+                Qwen2_5_VLForConditionalGeneration.from_pretrained(
+                    path, dtype=torch.float32
+                ).state_dict()
+            )
+            self._heads_alone = _HEADS_ALONE_STEPS
+            return
         state = torch.load(path, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"], strict=False)
@@ -329,7 +346,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--data", type=Path, default=Path("build/nano"))
     parser.add_argument("--out", type=Path, default=Path("build/nano/model"))
-    parser.add_argument("--state", type=Path, help="go on from this state.pt")
+    parser.add_argument("--state", type=Path, help="go on from this state.pt or model directory")
     parser.add_argument("--stage-a-minutes", type=float, default=14)
     parser.add_argument("--minutes", type=float, default=96, help="of stage B")
     parser.add_argument("--until", help="local time HH:MM at which stage B ends, for --minutes")
