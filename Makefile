@@ -34,7 +34,7 @@ LINKED := $(shell find robobrain_ros config $(wildcard launch rviz) -type f -not
 TYPED := $(addprefix robobrain_ros/,tasks.py families.py forms.py coordinates.py decoding.py depth.py \
   intrinsics.py lift_parameters.py lifted.py ownership.py paths.py registration.py segmentation.py \
   splatting.py surfaces.py transforms.py tf_projection.py pipeline.py errors.py words.py drawing.py \
-  lettering.py painting.py placing.py style.py engines)
+  lettering.py painting.py placing.py polylines.py style.py engines)
 
 # A ROS 2 shell of its own: nothing outside this machine is seen, and no other run on it either.
 ROS := . $(VENV)/bin/activate && . install/setup.bash && \

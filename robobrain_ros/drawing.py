@@ -18,6 +18,7 @@ from robobrain_ros.lettering import Lettering
 from robobrain_ros.painting import Box, Picture
 from robobrain_ros.pipeline import Result
 from robobrain_ros.placing import Places
+from robobrain_ros.polylines import arc_lengths
 from robobrain_ros.style import INK, PALETTE, WHITE, Colour, mixed, on_top_of, one_line
 from robobrain_ros.tf_projection import LiftedPoint, LiftedRegion, LiftStatus
 
@@ -234,13 +235,12 @@ def _measure(lifted: Lifted) -> str:
 def _length(points: Sequence[LiftedPoint]) -> float:
     """Length of the line through points, pixels."""
     track = np.array([point.pixel for point in points], np.float64).reshape(-1, 2)
-    return float(np.linalg.norm(np.diff(track, axis=0), axis=1).sum())
+    return float(arc_lengths(track)[-1])
 
 
 def _cut(track: NDArray[np.float64], end: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return a track (N, 2) without its last `end` pixels, and the direction (2,) to its tip."""
-    lengths = np.linalg.norm(np.diff(track, axis=0), axis=1)
-    along = np.concatenate([[0.0], np.cumsum(lengths)])
+    along = arc_lengths(track)
     stop = along[-1] - end
     at = np.array([np.interp(stop, along, track[:, axis]) for axis in (0, 1)])
     aim = track[-1] - at

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from robobrain_ros.lettering import Lettering
+from robobrain_ros.polylines import arc_lengths
 from robobrain_ros.style import WHITE, Colour, mixed
 
 Picture = NDArray[np.uint8]
@@ -91,7 +92,7 @@ def gradient(
 ) -> None:
     """Draw a line through points (N, 2) that goes from one colour to the other along its length."""
     fine = pieces(np.asarray(points, np.float64), 3 * width)
-    along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(fine, axis=0), axis=1))])
+    along = arc_lengths(fine)
     for index in range(len(fine) - 1):
         middle = (along[index] + along[index + 1]) / 2 / max(along[-1], 1e-9)
         line(image, fine[index : index + 2], mixed(*colours, middle), width)

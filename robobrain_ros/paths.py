@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from robobrain_ros.depth import FloatArray
+from robobrain_ros.polylines import arc_lengths
 from robobrain_ros.surfaces import BoolArray
 from robobrain_ros.tf_projection import IDENTITY_QUATERNION, LiftedPoint
 from robobrain_ros.transforms import checked_rigid
@@ -119,10 +120,9 @@ def _interpolated(
 
 def _shares(rays: FloatArray) -> FloatArray:
     """Share (N,) of the line through rays (N, 2) that lies before each of them, 0 to 1."""
-    lengths = np.linalg.norm(np.diff(rays, axis=0), axis=1)
-    if not lengths.any():  # the line is one dot: only the order is left
-        lengths = np.ones_like(lengths)
-    along = np.concatenate([[0.0], np.cumsum(lengths)])
+    along = arc_lengths(rays)
+    if along[-1] == 0:  # the line is one dot: only the order is left
+        along = np.arange(len(rays), dtype=np.float64)
     return along / along[-1]
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rendered training scenes: shards of images, what each pixel shows, and scene descriptions.
 
-    python -m robobrain_ros.nano.dataset --out build/nano --scenes 38000 --workers 2
+    python -m robobrain_ros.nano.dataset --out build/nano --scenes 33000 --workers 2
 
 Seeds below `VALIDATION_SEED` train; the rest of the training range up to 1,000,000 is never
 trained on and serves the figures in the training log. Evaluation uses seeds from 1,000,000.
@@ -178,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/nano"))
     parser.add_argument("--first", type=int, default=0, help="seed of the first training scene")
-    parser.add_argument("--scenes", type=int, default=38_000)
+    parser.add_argument("--scenes", type=int, default=33_000)
     parser.add_argument("--validation", type=int, default=600)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robobrain_ros.nano.views import View
+from robobrain_ros.polylines import arc_lengths
 
 WAYPOINTS = 5
 _CLEARANCE = 0.03  # over an object on the way, and beside it: metres
@@ -92,6 +93,5 @@ def lifted_like(view: View, pixels: NDArray[np.float64], path: Reach) -> NDArray
 
 def _shares(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
     """Where on a polyline its points (N, 2) are: 0 at its start, 1 at its end."""
-    steps = np.linalg.norm(np.diff(pixels, axis=0), axis=1)
-    along = np.concatenate([[0.0], np.cumsum(steps)])
+    along = arc_lengths(pixels)
     return along / along[-1] if along[-1] > 0 else along
