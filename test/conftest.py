@@ -55,6 +55,19 @@ def ros() -> Iterator[None]:
     rclpy.try_shutdown()
 
 
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+def engine(request, tmp_path_factory):
+    """An engine with random weights, of each architecture."""
+    import tiny_checkpoints
+
+    from robobrain_ros.engines import create_engine
+
+    directory = tiny_checkpoints.save(request.param, tmp_path_factory.mktemp(request.param))
+    engine = create_engine(str(directory), device="cpu")
+    yield engine
+    engine.close()
+
+
 @pytest.fixture(scope="module")
 def still_cameras(ros):
     """Where tests publish camera topics from: see `cameras.StillCameras`."""

@@ -12,9 +12,6 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-import tiny_checkpoints  # noqa: E402
-
-from robobrain_ros.engines import create_engine  # noqa: E402
 from robobrain_ros.engines.base import (  # noqa: E402
     EngineError,
     EngineOutOfMemory,
@@ -33,14 +30,6 @@ from robobrain_ros.tasks import EmptyAnswer, parse_answer  # noqa: E402
 RNG = np.random.default_rng(2)
 FRAMES = RNG.integers(0, 255, (3, 120, 160, 3), dtype=np.uint8)
 PROMPTS = ("point to the {red} cup", "the mug", "box of the mug, please", "why?", "reach it")
-
-
-@pytest.fixture(scope="module", params=tiny_checkpoints.MODEL_TYPES)
-def engine(request, tmp_path_factory):
-    directory = tiny_checkpoints.save(request.param, tmp_path_factory.mktemp(request.param))
-    engine = create_engine(str(directory), device="cpu")
-    yield engine
-    engine.close()
 
 
 def requests(engine):

@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-import tiny_checkpoints  # noqa: E402
-
-from robobrain_ros.engines import create_engine, stepping  # noqa: E402
+from robobrain_ros.engines import stepping  # noqa: E402
 from robobrain_ros.engines.base import GenerationRequest, generate, generate_together  # noqa: E402
 from robobrain_ros.engines.drafting import Drafter  # noqa: E402
 from robobrain_ros.engines.stepping import GraphStepper  # noqa: E402
@@ -76,14 +74,6 @@ def test_only_flat_lists_of_whole_numbers_are_guessed_at():
     }
     assert known["robobrain2", TaskKind.TRAJECTORY] and known["robobrain2", TaskKind.GROUNDING]
     assert not all(known.values())
-
-
-@pytest.fixture(scope="module", params=tiny_checkpoints.MODEL_TYPES)
-def engine(request, tmp_path_factory):
-    directory = tiny_checkpoints.save(request.param, tmp_path_factory.mktemp(request.param))
-    engine = create_engine(str(directory), device="cpu")
-    yield engine
-    engine.close()
 
 
 @pytest.fixture

@@ -15,9 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-import tiny_checkpoints  # noqa: E402
-
-from robobrain_ros.engines import create_engine, stepping  # noqa: E402
+from robobrain_ros.engines import stepping  # noqa: E402
 from robobrain_ros.engines.base import GenerationRequest  # noqa: E402
 from robobrain_ros.engines.stepping import GraphStepper, Step, plain_step  # noqa: E402
 from robobrain_ros.families import TaskKind  # noqa: E402
@@ -25,14 +23,6 @@ from robobrain_ros.forms import answer_form  # noqa: E402
 
 RNG = np.random.default_rng(3)
 FRAMES = RNG.integers(0, 255, (2, 120, 160, 3), dtype=np.uint8)
-
-
-@pytest.fixture(scope="module", params=tiny_checkpoints.MODEL_TYPES)
-def engine(request, tmp_path_factory):
-    directory = tiny_checkpoints.save(request.param, tmp_path_factory.mktemp(request.param))
-    engine = create_engine(str(directory), device="cpu")
-    yield engine
-    engine.close()
 
 
 @pytest.fixture
