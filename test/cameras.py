@@ -77,7 +77,6 @@ class StillCameras:
 
     def __init__(self, **node_options: Any) -> None:
         self.node = rclpy.create_node("still_cameras", **node_options)
-        self._static = StaticTransformBroadcaster(self.node)
         self._moving = TransformBroadcaster(self.node)
         self._spinner = SpinThread("still_cameras")
         self._spinner.executor.add_node(self.node)
@@ -94,11 +93,6 @@ class StillCameras:
     def publishing(self, name: str, scene: Any, **faults: Any) -> Iterator[None]:
         """Publish the scene's frame as the camera `name`, ten times a second."""
         camera = _StillCamera(self.node, name, scene, Faults(**faults))
-        if camera.faults.motion is None and camera.faults.transform:
-            self._static.sendTransform(transform("table", camera.frame, scene.pose))
-        if camera.faults.depth_camera:
-            pose = camera.faults.depth_camera.pose
-            self._static.sendTransform(transform(camera.frame, camera.depth_frame, pose))
         ticks = itertools.count()
 
         def publish() -> None:
@@ -130,10 +124,21 @@ class _StillCamera:
             self._messages += self._depth(frame.depth)
         if faults.compressed:
             self._messages = [_compressed(*message) for message in self._messages]
+        # Not the node's one: what is published to late subscribers must end with this camera.
+        self._static = StaticTransformBroadcaster(node)
+        self._static.sendTransform(self._standing(scene.pose))
         self._publishers = [
             node.create_publisher(type(message), f"{name}/{topic}", 2)
             for topic, message, _, _ in self._messages
         ]
+
+    def _standing(self, pose: np.ndarray) -> list[TransformStamped]:
+        transforms = []
+        if self.faults.motion is None and self.faults.transform:
+            transforms.append(transform("table", self.frame, pose))
+        if other := self.faults.depth_camera:
+            transforms.append(transform(self.frame, self.depth_frame, other.pose))
+        return transforms
 
     def _depth(self, aligned: np.ndarray) -> list[tuple[str, Any, str, float]]:
         faults, other = self.faults, self.faults.depth_camera
@@ -167,7 +172,7 @@ class _StillCamera:
             publisher.publish(message)
 
     def close(self) -> None:
-        for publisher in self._publishers:
+        for publisher in [*self._publishers, self._static.pub_tf]:
             self._node.destroy_publisher(publisher)
 
 
