@@ -77,7 +77,7 @@ pick: $(BUILT) ## one pick in the simulator, QUERY="the red can", and a film of 
 	{ [ -z "$$PICK_QUERY" ] || options+=("--query=$$PICK_QUERY"); } && \
 	MUJOCO_GL=egl python -m robobrain_ros.sim.pick "$${options[@]}" $(ARGS)
 
-nano: $(DONE)/graphics ## render data for the nano model, train it and measure it: about two hours on two cores
+nano: $(DONE)/graphics ## render data for the nano model, train it and measure it: about seven hours on two cores
 	@. $(VENV)/bin/activate && export MUJOCO_GL=egl && python -m robobrain_ros.nano.dataset && \
 	python -m robobrain_ros.nano.train $(ARGS) 2>&1 | tee build/nano/train.log && \
 	python -m robobrain_ros.nano.report curve --out build/nano/model/curve.png && \

@@ -178,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/nano"))
     parser.add_argument("--first", type=int, default=0, help="seed of the first training scene")
-    parser.add_argument("--scenes", type=int, default=33_000)
+    parser.add_argument("--scenes", type=int, default=48_000)
     parser.add_argument("--validation", type=int, default=600)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()

@@ -348,7 +348,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/nano/model"))
     parser.add_argument("--state", type=Path, help="go on from this state.pt or model directory")
     parser.add_argument("--stage-a-minutes", type=float, default=14)
-    parser.add_argument("--minutes", type=float, default=96, help="of stage B")
+    parser.add_argument("--minutes", type=float, default=360, help="of stage B")
     parser.add_argument("--until", help="local time HH:MM at which stage B ends, for --minutes")
     parser.add_argument("--decay-from", type=float, default=0.3, help="share of stage B")
     parser.add_argument("--rate", type=float, default=1e-3)
