@@ -56,14 +56,19 @@ def ros() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
-def engine(request, tmp_path_factory):
-    """An engine with random weights, of each architecture."""
+def checkpoint(request, tmp_path_factory) -> Path:
+    """The directory of a model with random weights, of each architecture."""
     import tiny_checkpoints
 
+    return tiny_checkpoints.save(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint):
+    """An engine with random weights, of each architecture."""
     from robobrain_ros.engines import create_engine
 
-    directory = tiny_checkpoints.save(request.param, tmp_path_factory.mktemp(request.param))
-    engine = create_engine(str(directory), device="cpu")
+    engine = create_engine(str(checkpoint), device="cpu")
     yield engine
     engine.close()
 

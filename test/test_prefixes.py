@@ -9,8 +9,6 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-import tiny_checkpoints  # noqa: E402
-
 from robobrain_ros.engines import create_engine  # noqa: E402
 from robobrain_ros.engines.base import GenerationRequest, generate  # noqa: E402
 from robobrain_ros.engines.prefixes import Prefix, PrefixCache, digest  # noqa: E402
@@ -20,17 +18,12 @@ FRAMES = RNG.integers(0, 255, (3, 120, 160, 3), dtype=np.uint8)
 PROMPTS = ("point to the {red} cup", "point to the red can", "box of the mug", "why?", "reach it")
 
 
-@pytest.fixture(scope="module", params=tiny_checkpoints.MODEL_TYPES)
-def directory(request, tmp_path_factory):
-    return tiny_checkpoints.save(request.param, tmp_path_factory.mktemp(request.param))
-
-
 @pytest.fixture(scope="module")
-def engines(directory):
+def engines(checkpoint):
     """The engine, and one that remembers nothing."""
     pair = (
-        create_engine(str(directory), device="cpu"),
-        create_engine(str(directory), device="cpu", cache_bytes=0),
+        create_engine(str(checkpoint), device="cpu"),
+        create_engine(str(checkpoint), device="cpu", cache_bytes=0),
     )
     yield pair
     for engine in pair:
