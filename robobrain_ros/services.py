@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.executors import Executor
 from rclpy.lifecycle import LifecycleNode
 from std_msgs.msg import Header
 
 from robobrain_ros import messages
 from robobrain_ros.acquisition import Acquisition, Poses
 from robobrain_ros.camera import Camera, Snapshot, nanoseconds
+from robobrain_ros.deferred import DeferredService, Send
 from robobrain_ros.engines.base import (
     Engine,
     EngineBusy,
@@ -79,10 +80,20 @@ class Session:
     transforms: TransformLookup
 
 
+@dataclass(frozen=True)
+class _Run:
+    """One request under way: when it came (time.monotonic), what ends it, who is told."""
+
+    started: float
+    stop: StopSignal
+    report: Report | None
+    send: Send | None
+
+
 class RequestServer:
     """Serves the node's services from construction on; without a session they say NOT_ACTIVE."""
 
-    def __init__(self, node: LifecycleNode, waiting: Waiting) -> None:
+    def __init__(self, node: LifecycleNode, executor: Executor, waiting: Waiting) -> None:
         self.session: Session | None = None
         self.tally = Tally()
         self._underway: set[StopSignal] = set()
@@ -90,10 +101,9 @@ class RequestServer:
         self._waiting = waiting
         self._acquisition = Acquisition(node, waiting)
         self._outputs = Outputs(node)
-        group = ReentrantCallbackGroup()  # requests overlap while they await the engine
         for name, service, kind, text_field in SERVICES:
             serve = partial(self._serve, kind, text_field)
-            node.create_service(service, f"~/{name}", _coroutine(serve), callback_group=group)
+            DeferredService(node, executor, service, f"~/{name}", serve)
 
     def end_session(self, reason: BrainError) -> None:
         """Stop every request with `reason`, unsubscribe the cameras and refuse what comes."""
@@ -112,8 +122,10 @@ class RequestServer:
         while self._underway and time.monotonic() < deadline:
             time.sleep(0.01)
 
-    async def _serve(self, kind: TaskKind, text_field: str, request: Any, response: Any) -> Any:
-        return await self.serve(kind, getattr(request, text_field), request, response)
+    async def _serve(
+        self, kind: TaskKind, text_field: str, request: Any, response: Any, send: Send
+    ) -> Any:
+        return await self.serve(kind, getattr(request, text_field), request, response, send=send)
 
     async def serve(
         self,
@@ -123,16 +135,18 @@ class RequestServer:
         response: Any,
         stop: StopSignal | None = None,
         report: Report | None = None,
+        send: Send | None = None,
     ) -> Any:
         """Fill the response of a service or the action, whose fields are alike; never raises.
 
         kind: None for a task that there isn't. stop: ends the request early; its deadline is set
-        here. report: told of stages and text, on the engine's thread.
+        here. report: told of stages and text, on the engine's thread. send: takes the response as
+        soon as it is an answer, on that thread.
         """
         started = time.monotonic()
         stop = stop or StopSignal(math.inf)
         try:
-            await self._answer(kind, text, request, response, (started, stop, report))
+            await self._answer(kind, text, request, response, _Run(started, stop, report, send))
         # An exception that leaves a callback ends rclpy's executor.
         except Exception as error:  # noqa: BLE001
             failure = as_brain_error(error)
@@ -143,16 +157,16 @@ class RequestServer:
                     f"Internal error {error!r}: please report it with the node's log.",
                 )
             self.tally.failed(failure)
+            total = time.monotonic() - started
             response.success = False
             response.error_code = int(failure.code)
             response.error_msg = sentence(str(failure))
             if isinstance(error, AnswerError) and error.generation is not None:
                 response.answer = error.answer
-                total = time.monotonic() - started
                 response.timing = messages.timing(error.generation, 0.0, total)
+            response.timing.total = total
             name = "infer" if kind is None else kind.value
             self._node.get_logger().warning(f"{name}: {failure.code.name}: {response.error_msg}")
-        response.timing.total = time.monotonic() - started
         return response
 
     async def _answer(
@@ -161,14 +175,13 @@ class RequestServer:
         text: str,
         request: Any,
         response: Any,
-        run: tuple[float, StopSignal, Report | None],
+        run: _Run,
     ) -> None:
         session = self.session
         if session is None:
             raise _not_active()
-        started, stop, report = run
-        query = self._query(kind, text, request, session)
-        stop.deadline = started + self._timeout(request)
+        query, stop = self._query(kind, text, request, session), run.stop
+        stop.deadline = run.started + self._timeout(request)
         self._underway.add(stop)
         try:
             with_depth = query.kind is not TaskKind.ASK
@@ -178,9 +191,18 @@ class RequestServer:
                 request, snapshot, session.transforms, stop
             )
             self._tell(snapshot, poses)
-            waited = time.monotonic() - started
+            header = Header(stamp=snapshot.color.header.stamp, frame_id=poses.target_frame)
+            waited = time.monotonic() - run.started
+
+            def answer(result: Result) -> None:
+                fill(response, query.kind, result, header)
+                total = time.monotonic() - run.started
+                response.timing = messages.timing(result.generation, result.lift_s, total, waited)
+                if run.send is not None:
+                    run.send(response)
+
             job = session.worker.submit(
-                lambda engine: self._infer(engine, query, snapshot, poses, stop, report),
+                lambda engine: self._infer(engine, query, snapshot, poses, run, answer),
                 priority=Priority.TALK if query.is_talk else Priority.PERCEPTION,
                 stop=stop,
             )
@@ -191,15 +213,9 @@ class RequestServer:
             raise
         finally:
             self._underway.discard(stop)
-        frame = poses.target_frame
-        fill(
-            response, query.kind, result, Header(stamp=snapshot.color.header.stamp, frame_id=frame)
-        )
-        total = time.monotonic() - started
-        self.tally.answered(query.kind, result.generation, total)
-        response.timing = messages.timing(result.generation, result.lift_s, total, waited)
-        # The client first: what goes out on topics is for whoever looks on.
-        self._waiting.later(self._publish, result, query.text, response, look, frame)
+        self.tally.answered(query.kind, result.generation, response.timing.total)
+        # The client first, also that of the action: topics are for whoever looks on.
+        self._waiting.later(self._publish, result, query.text, response, look, poses.target_frame)
 
     def _publish(self, *answered: Any) -> None:
         try:
@@ -214,15 +230,17 @@ class RequestServer:
         query: Query,
         snapshot: Snapshot,
         poses: Poses,
-        stop: StopSignal,
-        report: Report | None,
+        run: _Run,
+        answer: Callable[[Result], None],
     ) -> Generator[GenerationRequest, Generation, tuple[Result, Look]]:
-        """Run on the engine's thread, as the worker's work."""
+        """Run on the engine's thread, as the worker's work; `answer` takes the result there."""
 
         def view() -> View:
             return messages.view_from(snapshot, poses)
 
-        result, seen = yield from infer(engine, query, view, self._lifting(), stop, report)
+        lifting = self._lifting()
+        result, seen = yield from infer(engine, query, view, lifting, run.stop, run.report)
+        answer(result)
         return result, self._outputs.look(seen.rgb, result, query.text, snapshot.color.header)
 
     def _lifting(self) -> Lifting:
@@ -328,12 +346,3 @@ def _not_active() -> BrainError:
 
 def _bad(sentence: str) -> BrainError:
     return BrainError(ErrorCode.BAD_REQUEST, sentence)
-
-
-def _coroutine(serve: Callable) -> Callable:
-    """rclpy awaits only what inspect sees as a coroutine function, which a partial isn't."""
-
-    async def callback(request: Any, response: Any) -> Any:
-        return await serve(request, response)
-
-    return callback
