@@ -18,6 +18,7 @@ NODE_TESTS = [
     "test_acquisition.py",
     "test_action.py",
     "test_camera.py",
+    "test_deferred.py",
     "test_demo.py",
     "test_diagnostics.py",
     "test_docs.py",
