@@ -11,6 +11,7 @@ import numpy as np
 from geometry_msgs.msg import PoseArray
 from nav_msgs.msg import Path
 from numpy.typing import NDArray
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import Image
@@ -28,6 +29,11 @@ from robobrain_ros.style import PALETTE, Slots
 
 DEPTH = 10
 
+# rclpy's default handlers of a publisher's events, two each, are asked each time the executor
+# wakes: a quarter of a millisecond of every request. They would warn of a subscriber whose QoS
+# doesn't match; that subscriber's own handlers warn of it, too.
+_NO_EVENTS = PublisherEventCallbacks(use_default_callbacks=False)
+
 
 @dataclass(frozen=True)
 class Look:
@@ -42,12 +48,16 @@ class Outputs:
 
     def __init__(self, node: LifecycleNode) -> None:
         self._frame_prefix = node.get_name()
-        self._detections = node.create_lifecycle_publisher(Detection2DArray, "~/detections", DEPTH)
-        self._boxes = node.create_lifecycle_publisher(Detection3DArray, "~/detections_3d", DEPTH)
-        self._poses = node.create_lifecycle_publisher(PoseArray, "~/poses", DEPTH)
-        self._path = node.create_lifecycle_publisher(Path, "~/path", DEPTH)
-        self._markers = node.create_lifecycle_publisher(MarkerArray, "~/markers", DEPTH)
-        self._picture = node.create_lifecycle_publisher(Image, "~/annotated_image", DEPTH)
+
+        def publisher(kind: type, name: str) -> Publisher:
+            return node.create_lifecycle_publisher(kind, name, DEPTH, event_callbacks=_NO_EVENTS)
+
+        self._detections = publisher(Detection2DArray, "~/detections")
+        self._boxes = publisher(Detection3DArray, "~/detections_3d")
+        self._poses = publisher(PoseArray, "~/poses")
+        self._path = publisher(Path, "~/path")
+        self._markers = publisher(MarkerArray, "~/markers")
+        self._picture = publisher(Image, "~/annotated_image")
         self._transforms = TransformBroadcaster(node)
         self._logger = node.get_logger()
         self._slots = Slots()

@@ -35,6 +35,7 @@ NODE_TESTS = [
     "test_services.py",
     "test_sim_camera.py",
     "test_soak.py",
+    "test_spinning.py",
     "test_view.py",
 ]
 collect_ignore = (

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An executor's thread sleeps until there is something to do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# In a process of its own, which can be ended when a thread doesn't let go of the interpreter.
+_PROGRAM = """
+import threading, time, rclpy
+from robobrain_ros.spinning import SpinThread
+
+rclpy.init()
+node, spinner = rclpy.create_node("spun"), SpinThread("spun", plain={plain})
+spinner.executor.add_node(node)
+spinner.start()
+for _ in range(3):
+    done = threading.Event()
+    time.sleep(0.3)  # it sleeps meanwhile
+    spinner.executor.create_task(done.set)
+    assert done.wait(20.0)
+spinner.stop()
+node.destroy_node()
+rclpy.shutdown()
+print("ended")
+"""
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_spin_thread_that_sleeps_is_woken_by_a_task_and_ends(ros, plain):
+    program = _PROGRAM.format(plain=plain)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.stdout == "ended\n", ran.stderr
