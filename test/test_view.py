@@ -150,6 +150,14 @@ def test_markers_of_other_kinds_are_left_out():
     assert archetypes.marker(Marker(type=Marker.MESH_RESOURCE)) is None
 
 
+def test_what_has_not_appeared_yet_has_a_place_in_the_3d_view(drawn):
+    """Rewound to before an answer, rerun found no way to its frame and showed an error."""
+    read = drawn(lambda to: to.show_in("table", None))
+    (path,) = read.below("/root")
+    assert read.last(path, "Transform3D:parent_frame") == ["table"]
+    assert read.last(path, "Transform3D:child_frame") == ["tf#/"]
+
+
 def test_a_transform_is_the_one_of_tf(drawn):
     message = TransformStamped(child_frame_id="/arm/tool 0")
     message.header.frame_id = "base_link"
@@ -162,6 +170,7 @@ def test_a_transform_is_the_one_of_tf(drawn):
     np.testing.assert_allclose(read.last(path, "Transform3D:quaternion"), [[0.5, -0.5, 0.5, 0.5]])
     assert read.last(path, "Transform3D:parent_frame") == ["base_link"]
     assert read.last(path, "Transform3D:child_frame") == ["arm/tool 0"]
+    assert read.last(path, "CoordinateFrame:frame") == ["arm/tool 0"]
 
 
 def test_what_outlives_its_lifetime_goes_and_what_was_renewed_stays(drawn):

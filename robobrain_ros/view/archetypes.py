@@ -32,6 +32,9 @@ CAMERA, CLOUD, ANNOTATED = "camera", "cloud", "annotated_image"
 TF, ANSWERS, LATENCY, HEALTH, LOG = "tf", "answers", "latency", "diagnostics", "log"
 """Paths below which there is an entity per frame, marker, measurement, value and node."""
 
+ROOT = "root"
+"""Path of where the root of all paths lies."""
+
 STAGES = ("wait", "preprocess", "prefill", "decode", "lift")
 LATENCIES = (*STAGES, "round trip", "image to answer")
 """What is measured: the stages of msg/Timing, and of what they are parts."""
@@ -138,7 +141,9 @@ def transform(message: TransformStamped, static: bool) -> Entity:
         child_frame=frame_name(message.child_frame_id),
     )
     path = path_of(TF, message.child_frame_id)
-    return Entity(path, rr.TransformAxes3D(_AXES), (place,), static)
+    # Axes are drawn in the entity's own frame, too: that of its path, if nothing is said.
+    own = rr.CoordinateFrame(frame_name(message.child_frame_id))
+    return Entity(path, rr.TransformAxes3D(_AXES), (place, own), static)
 
 
 def marker_path(marker: Marker) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import rerun as rr
 
-from robobrain_ros.view.archetypes import Entity, nothing, styles
+from robobrain_ros.view.archetypes import ROOT, Entity, nothing, styles
 from robobrain_ros.view.frames import Eye
 from robobrain_ros.view.layout import TIMELINE, blueprint
 
@@ -49,6 +49,10 @@ class Recording:
     def show_in(self, frame: str, eye: Eye | None) -> None:
         """Show the 3D view in this frame of TF from now on, and at first from `eye`."""
         self._stream.send_blueprint(blueprint(frame, eye))
+        # Whoever rewinds to before an entity's first appearance finds it in the frame of its path,
+        # whose root must lie somewhere. Not below TF, or axes would be drawn there.
+        root = rr.Transform3D(parent_frame=frame, child_frame="tf#/")
+        self._stream.log(ROOT, root, static=True)
 
     def log(self, entity: Entity, stamp_ns: int, end_ns: int = 0) -> None:
         """Draw an entity from `stamp_ns` on, until there is another one at its path.
