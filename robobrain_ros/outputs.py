@@ -11,7 +11,6 @@ import numpy as np
 from geometry_msgs.msg import PoseArray
 from nav_msgs.msg import Path
 from numpy.typing import NDArray
-from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import Image
@@ -25,14 +24,10 @@ from robobrain_ros.drawing import draw
 from robobrain_ros.families import TaskKind
 from robobrain_ros.markers import MarkerBoard
 from robobrain_ros.pipeline import Result
+from robobrain_ros.spinning import NO_EVENTS
 from robobrain_ros.style import PALETTE, Slots
 
 DEPTH = 10
-
-# rclpy's default handlers of a publisher's events, two each, are asked each time the executor
-# wakes: a quarter of a millisecond of every request. They would warn of a subscriber whose QoS
-# doesn't match; that subscriber's own handlers warn of it, too.
-_NO_EVENTS = PublisherEventCallbacks(use_default_callbacks=False)
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class Outputs:
         self._frame_prefix = node.get_name()
 
         def publisher(kind: type, name: str) -> Publisher:
-            return node.create_lifecycle_publisher(kind, name, DEPTH, event_callbacks=_NO_EVENTS)
+            return node.create_lifecycle_publisher(kind, name, DEPTH, event_callbacks=NO_EVENTS)
 
         self._detections = publisher(Detection2DArray, "~/detections")
         self._boxes = publisher(Detection3DArray, "~/detections_3d")

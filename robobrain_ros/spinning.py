@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.logging import get_logger
 
@@ -14,6 +15,11 @@ try:
     from rclpy.experimental import EventsExecutor
 except ImportError:  # older than 2025
     EventsExecutor = None
+
+NO_EVENTS = PublisherEventCallbacks(use_default_callbacks=False)
+"""For the node's publishers. rclpy's default handlers of their events, two each, are asked whenever
+the executor wakes: a quarter of a millisecond of every request. They would warn of a subscriber
+whose QoS doesn't match; that subscriber's own handlers warn of it, too."""
 
 _WAIT_S = 1.0
 
