@@ -4,16 +4,16 @@
     make bench-node
 
 A camera of its own process publishes colour, depth and camera info at 30 Hz, by turns 640x480 and
-1280x720. Two nodes subscribe to it side by side, each a process: the brain node, active with the
-nano model, and a trivial rclpy node. One client asks both by turns.
+1280x720. By turns, too, it has one of two subscribers, each a process: the brain node, active with
+the nano model, and a trivial rclpy node. A client asks whoever has its turn.
 
 Overhead of a request: the round trip that the client sees, less what the response's `timing` gives
 for preprocess, prefill, decode and lift. So it has both ways through DDS, decoding the image, the
 transform, every wait, building and publishing messages. The engine's prompt and image processing
 and the 3D part are the work that was asked for, and count no more than the model.
 
-Idle cost: CPU seconds per second of the brain node, over those of the trivial node in the same
-seconds. The last line is machine-readable.
+Idle cost: CPU seconds per second of the brain node, over those of the trivial node in its next
+turn. The last line is machine-readable.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,7 @@ import rclpy
 from numpy.typing import NDArray
 
 from robobrain_ros.camera import nanoseconds
-from robobrain_ros.client import BrainClient
+from robobrain_ros.client import BrainClient, NoAnswer
 from robobrain_ros.sim.processes import NodeProcess, environment
 from robobrain_ros.sim.tabletop import Tabletop
 from robobrain_ros.sim.truth import Truth
@@ -44,8 +44,10 @@ SIZES = ((640, 480), (1280, 720))
 RATE = 30.0
 SEED = 2_000_003
 WARM_UP = 15  # requests
-_SERVICES = {"brain": "robobrain/point_to", "trivial": "trivial/point_to"}
 _TIMEOUT_S = 60.0
+
+Asked = tuple[float, int, PointTo.Response]
+"""Seconds of a round trip, the time it began (ns, on the clock of the images), the response."""
 
 
 @dataclass(frozen=True)
@@ -78,50 +80,72 @@ class Answered:
         return self.round_trip - self.engine - self.lift
 
 
-class Setup:
-    """Camera, brain node, trivial node and client, at one image size."""
+class Turn:
+    """One node that subscribes to the camera, alone, until its turn is over."""
 
-    def __init__(self, client: BrainClient, brain: NodeProcess, trivial: NodeProcess) -> None:
+    def __init__(self, client: BrainClient, name: str, process: int) -> None:
         self._client = client
-        self._processes = {
-            "brain": psutil.Process(brain.process.pid),
-            "trivial": psutil.Process(trivial.process.pid),
-        }
+        self._service = f"{name}/point_to"
+        self._process = psutil.Process(process)
 
-    @classmethod
-    @contextmanager
-    def running(cls, width: int, height: int) -> Iterator[Setup]:
-        """Start everything, and wait until both nodes answer."""
-        camera = {"width": width, "height": height, "seed": SEED, "rate": RATE}
-        brain = {"model": "nano", "target_frame": "table"}
-        with ExitStack() as stack:
-            enter = stack.enter_context
-            client = enter(BrainClient())
-            enter(NodeProcess("rgbd_publisher", camera))
-            setup = cls(
-                client,
-                enter(NodeProcess("robobrain_ros.brain_node", brain)),
-                enter(NodeProcess("trivial_node")),
-            )
-            client.wait_for_node(_TIMEOUT_S)
-            if not (client.configure() and client.activate()):
-                raise SystemExit("The brain node can't be activated: its log is above.")
-            yield setup
+    def greet(self, query: str) -> None:
+        """Ask until there is an answer: one sent while DDS discovers its client can get lost."""
+        for _ in range(5):
+            with suppress(NoAnswer):
+                self._client.call(PointTo, self._service, PointTo.Request(query=query), 10.0)
+                return
 
-    def ask(self, node: str, query: str) -> tuple[float, int, PointTo.Response]:
-        """Return the seconds of the round trip, the time it began (ns) and the response."""
+    def ask(self, query: str) -> Asked:
+        """Ask once, and return what came."""
         request = PointTo.Request(query=query)
         asked_ns, started = time.time_ns(), time.perf_counter()
-        response = self._client.call(PointTo, _SERVICES[node], request, _TIMEOUT_S)
+        response = self._client.call(PointTo, self._service, request, _TIMEOUT_S)
         return time.perf_counter() - started, asked_ns, response
 
-    def images(self) -> NDArray[np.int64]:
-        """Colour and depth images (2,) that have reached the trivial node."""
-        return np.array(self.ask("trivial", "")[2].answer.split(), np.int64)
+    def ask_often(self, query: str, count: int) -> list[Asked]:
+        """Ask at any moment between two images."""
+        found = []
+        for _ in range(WARM_UP + count):
+            time.sleep(random.uniform(0.005, 0.005 + 1 / RATE))
+            found.append(self.ask(query))
+        return found[WARM_UP:]
 
-    def cpu_seconds(self) -> NDArray[np.float64]:
-        """CPU time (2,) that the brain node and the trivial node have taken since they started."""
-        return np.array([_cpu_seconds(process) for process in self._processes.values()])
+    def idle(self, seconds: float) -> float:
+        """Return the CPU seconds per second that the node takes while nobody asks."""
+        started, before = time.monotonic(), _cpu_seconds(self._process)
+        time.sleep(seconds)
+        return (_cpu_seconds(self._process) - before) / (time.monotonic() - started)
+
+
+TurnContext = AbstractContextManager[Turn]
+
+
+@contextmanager
+def subscribers(width: int, height: int) -> Iterator[dict[str, Callable[[], TurnContext]]]:
+    """Start the camera and the brain node, its model loaded; give what makes each node's turn."""
+    with ExitStack() as stack:
+        client = stack.enter_context(BrainClient())
+        camera = {"width": width, "height": height, "seed": SEED, "rate": RATE}
+        stack.enter_context(NodeProcess("rgbd_publisher", camera))
+        parameters = {"model": "nano", "target_frame": "table"}
+        brain_node = stack.enter_context(NodeProcess("robobrain_ros.brain_node", parameters))
+        client.wait_for_node(_TIMEOUT_S)
+        if not client.configure():
+            raise SystemExit("The brain node can't be configured: its log is above.")
+
+        @contextmanager
+        def brain() -> Iterator[Turn]:
+            if not client.activate():
+                raise SystemExit("The brain node can't be activated: its log is above.")
+            yield Turn(client, "robobrain", brain_node.process.pid)
+            client.deactivate()
+
+        @contextmanager
+        def trivial() -> Iterator[Turn]:
+            with NodeProcess("trivial_node") as node:
+                yield Turn(client, "trivial", node.process.pid)
+
+        yield {"brain": brain, "trivial": trivial}
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
@@ -147,33 +171,6 @@ class OtherPrograms:
         return time.monotonic(), busy - _cpu_seconds(psutil.Process())
 
 
-def idle_windows(setup: Setup, count: int, seconds: float) -> NDArray[np.float64]:
-    """CPU seconds per second (count, 2) of the brain node and the trivial node, unasked."""
-    rows = []
-    for _ in range(count):
-        started, before = time.monotonic(), setup.cpu_seconds()
-        time.sleep(seconds)
-        rows.append((setup.cpu_seconds() - before) / (time.monotonic() - started))
-    return np.array(rows)
-
-
-def requests(setup: Setup, query: str, count: int) -> tuple[list[Answered], list[float]]:
-    """Ask both nodes by turns; return the brain's good answers and the trivial node's round trips
-    in milliseconds.
-    """
-    answered, trivial = [], []
-    for index in range(-WARM_UP, count):
-        time.sleep(random.uniform(0.005, 0.005 + 1 / RATE))  # at any moment between two images
-        round_trip, asked_ns, response = setup.ask("brain", query)
-        time.sleep(random.uniform(0.005, 0.005 + 1 / RATE))
-        floor, _, _ = setup.ask("trivial", query)
-        if index >= 0:
-            trivial.append(1000 * floor)
-            if response.success:
-                answered.append(Answered.of(round_trip, asked_ns, response))
-    return answered, trivial
-
-
 def object_in_view(width: int, height: int) -> str:
     """Return the name of the largest object that the camera shows."""
     table = Tabletop(width, height)
@@ -186,25 +183,42 @@ def object_in_view(width: int, height: int) -> str:
 def measure(width: int, height: int, options: argparse.Namespace) -> dict[str, float]:
     """Run and report one image size; return its figures."""
     query = f"Point to the {object_in_view(width, height)}"
-    with Setup.running(width, height) as setup:
-        time.sleep(options.settle)
-        before, started = setup.images(), time.monotonic()
-        idle = [idle_windows(setup, (options.windows + 1) // 2, options.window)]
-        rates = (setup.images() - before) / (time.monotonic() - started)
+    asked: dict[str, list[Asked]] = {"brain": [], "trivial": []}
+    idle: dict[str, list[float]] = {"brain": [], "trivial": []}
+    rates = []
+    with subscribers(width, height) as turns:
         others = OtherPrograms()
-        answered, trivial = requests(setup, query, options.requests)
+        for _ in range(options.turns):
+            for name, turn in turns.items():
+                with turn() as node:
+                    node.greet(query)
+                    time.sleep(options.settle)
+                    idle[name].append(node.idle(options.window))
+                    found = node.ask_often(query, options.requests // options.turns)
+                asked[name] += found
+            rates.append(image_rates(found))
         disturbed = others.share()
-        idle.append(idle_windows(setup, options.windows // 2, options.window))
+    answered = [Answered.of(*one) for one in asked["brain"] if one[2].success]
+    trivial = [1000 * round_trip for round_trip, _, _ in asked["trivial"]]
+    colour, depth = np.mean(rates, axis=0)
     print(f"\n## {width}x{height}\n")
-    print(f"Images that reached the trivial node, 1/s: colour {rates[0]:.1f}, depth {rates[1]:.1f}")
+    print(f"Images that reached the trivial node, 1/s: colour {colour:.1f}, depth {depth:.1f}")
     if not answered:
-        raise SystemExit(f"No answer of {options.requests} was a success.")
+        raise SystemExit("No answer was a success.")
     print(
-        f"{len(answered)} of {options.requests} requests answered with success, while other "
+        f"{len(answered)} of {len(asked['brain'])} requests answered with success, while other "
         f"programs took {disturbed:.2f} of {psutil.cpu_count()} CPU cores"
     )
-    figures = report_requests(answered, trivial) | report_idle(np.vstack(idle))
+    figures = report_requests(answered, trivial)
+    figures |= report_idle(np.array([idle["brain"], idle["trivial"]]).T)
     return figures | {"successes": len(answered), "other_programs_cores": round(disturbed, 2)}
+
+
+def image_rates(asked: list[Asked]) -> NDArray[np.float64]:
+    """Return how many colour and depth images (2,) reach the trivial node in a second."""
+    (_, first_ns, first), (_, last_ns, last) = asked[0], asked[-1]
+    counts = [np.array(response.answer.split(), np.int64) for response in (first, last)]
+    return (counts[1] - counts[0]) / ((last_ns - first_ns) / 1e9)
 
 
 def report_requests(answered: list[Answered], trivial: list[float]) -> dict[str, float]:
@@ -242,7 +256,7 @@ def _print_percentiles(name: str, values: list[float] | NDArray[np.float64]) -> 
 
 
 def report_idle(windows: NDArray[np.float64]) -> dict[str, float]:
-    """Print the table of the idle windows (N, 2); return its figures."""
+    """Print the table of the idle windows (turns, 2); return its figures."""
     ratios = windows[:, 0] / windows[:, 1]
     print("\n| idle, CPU % of one core | median | least | most |\n|---|--:|--:|--:|")
     for name, values in (("brain node", windows[:, 0]), ("trivial node", windows[:, 1])):
@@ -261,10 +275,10 @@ def report_idle(windows: NDArray[np.float64]) -> dict[str, float]:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--requests", type=int, default=300, help="at each image size")
-    parser.add_argument("--windows", type=int, default=8, help="of idling, at each image size")
-    parser.add_argument("--window", type=float, default=6.0, help="seconds of each")
-    parser.add_argument("--settle", type=float, default=5.0, help="seconds before the first")
+    parser.add_argument("--requests", type=int, default=400, help="to each, at each image size")
+    parser.add_argument("--turns", type=int, default=5, help="of each, at each image size")
+    parser.add_argument("--window", type=float, default=6.0, help="seconds of idling in each turn")
+    parser.add_argument("--settle", type=float, default=2.0, help="seconds before that")
     options = parser.parse_args()
     bench = str(Path(__file__).parent)
     os.environ["PYTHONPATH"] = os.pathsep.join([bench, os.environ.get("PYTHONPATH", "")])
