@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from rclpy.event_handler import PublisherEventCallbacks
-from rclpy.executors import Executor, SingleThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 
 try:
@@ -64,6 +64,8 @@ class SpinThread:
         try:
             while not self._stopping.is_set():
                 self.executor.spin_once(**self._limit)
+        except ExternalShutdownException:  # rclpy was shut down, which its owner knows
+            self._on_failure()
         # The thread's last frame: nobody else would hear of it.
         except Exception as error:  # noqa: BLE001
             get_logger(self._name).fatal(

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 # In a process of its own, which can be ended when a thread doesn't let go of the interpreter.
-_PROGRAM = """
+_BEGINNING = """
 import threading, time, rclpy
 from robobrain_ros.spinning import SpinThread
 
@@ -17,6 +17,8 @@ rclpy.init()
 node, spinner = rclpy.create_node("spun"), SpinThread("spun", plain={plain})
 spinner.executor.add_node(node)
 spinner.start()
+"""
+_WAKING = """
 for _ in range(3):
     done = threading.Event()
     time.sleep(0.3)  # it sleeps meanwhile
@@ -29,10 +31,26 @@ print("ended")
 """
 
 
+_SHUTTING_DOWN = """
+rclpy.shutdown()
+time.sleep(0.3)
+spinner.stop()
+print("ended")
+"""
+
+
+def outcome(program: str) -> tuple[str, str]:
+    """What a program prints to stdout and stderr."""
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return ran.stdout, ran.stderr
+
+
 @pytest.mark.parametrize("plain", [False, True])
 def test_a_spin_thread_that_sleeps_is_woken_by_a_task_and_ends(ros, plain):
-    program = _PROGRAM.format(plain=plain)
-    ran = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert ran.stdout == "ended\n", ran.stderr
+    assert outcome(_BEGINNING.format(plain=plain) + _WAKING) == ("ended\n", "")
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_shutting_rclpy_down_ends_a_spin_thread_without_a_complaint(ros, plain):
+    assert outcome(_BEGINNING.format(plain=plain) + _SHUTTING_DOWN) == ("ended\n", "")
