@@ -104,15 +104,14 @@ class BrainClient:
     """The same, blocking. Use as a context manager; rclpy must be initialised.
 
     It spins a node of its own on a thread of its own, so it may be used from any thread but never
-    from an rclpy callback, which must not block: use `AsyncBrainClient` there. No callback on its
-    `node` may be a coroutine.
+    from an rclpy callback, which must not block: use `AsyncBrainClient` there.
     """
 
     def __init__(self, brain: str = "robobrain", name: str = "brain_client") -> None:
         self.node = rclpy.create_node(name)
         self._brain = brain
         self._async = AsyncBrainClient(self.node, brain)
-        self._spinner = SpinThread(name, plain=True)
+        self._spinner = SpinThread(name)
         self._spinner.executor.add_node(self.node)
         self._spinner.start()
 
