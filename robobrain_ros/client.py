@@ -108,7 +108,8 @@ class BrainClient:
     """
 
     def __init__(self, brain: str = "robobrain", name: str = "brain_client") -> None:
-        self.node = rclpy.create_node(name)
+        # Each answer would wait on the parameters' six services, too.
+        self.node = rclpy.create_node(name, start_parameter_services=False)
         self._brain = brain
         self._async = AsyncBrainClient(self.node, brain)
         self._spinner = SpinThread(name)
