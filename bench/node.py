@@ -9,7 +9,7 @@ the nano model, and a trivial rclpy node. A client asks whoever has its turn.
 
 Overhead of a request: the round trip that the client sees, less what the response's `timing` gives
 for preprocess, prefill, decode and lift. So it has both ways through DDS, decoding the image, the
-transform, every wait, building and publishing messages. The engine's prompt and image processing
+transform, every wait, building the response. The engine's prompt and image processing
 and the 3D part are the work that was asked for, and count no more than the model.
 
 Idle cost: CPU seconds per second of the brain node, over those of the trivial node in its next

@@ -78,7 +78,7 @@ class BrainNode(LifecycleNode):
         parameters.declare(self)
         self._follow_clock([self.get_parameter("use_sim_time")])
         self.add_post_set_parameters_callback(self._follow_clock)
-        self._requests = RequestServer(self, executor, self._waiting)
+        self._requests = RequestServer(self, self._waiting)
         self._action = InferAction(self, executor, self._requests)
         self._diagnostics = Diagnostics(self, self._describe)
         self._make_change_state_awaitable()

@@ -193,7 +193,7 @@ class BrainClient:
     def _answer(self, client: Client, request: Any, timeout_s: float) -> Any:
         deadline = time.monotonic() + timeout_s
         name = client.srv_name
-        if not client.service_is_ready() and not client.wait_for_service(timeout_s):
+        if not client.wait_for_service(timeout_s):
             raise NoAnswer(f"There is no service {name} after {timeout_s:.0f} s: start the node.")
         answered = threading.Event()
         future = client.call_async(request)

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from rclpy.executors import Executor
 from rclpy.node import Node
+
+from robobrain_ros.waiting import Waiting
 
 Send = Callable[[Any], None]
 """Sends the response, at its first call only; for any thread."""
@@ -24,12 +25,12 @@ class DeferredService:
     def __init__(
         self,
         node: Node,
-        executor: Executor,
+        waiting: Waiting,
         kind: type,
         name: str,
         serve: Callable[[Any, Any, Send], Awaitable[Any]],
     ) -> None:
-        self._executor = executor
+        self._waiting = waiting
         self._serve = serve
         service = node.create_service(kind, name, lambda request, response: (request, response))
         # Only `send_response` is told whose request it was: what rclpy's executor gives it is the
@@ -38,7 +39,7 @@ class DeferredService:
         service.send_response = self._begin
 
     def _begin(self, taken: tuple[Any, Any], header: Any) -> None:
-        self._executor.create_task(self._run, *taken, header)
+        self._waiting.later(self._run, *taken, header)
 
     async def _run(self, request: Any, response: Any, header: Any) -> None:
         sent = False

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rclpy.executors import Executor
 from rclpy.lifecycle import LifecycleNode
 from std_msgs.msg import Header
 
@@ -93,7 +92,7 @@ class _Run:
 class RequestServer:
     """Serves the node's services from construction on; without a session they say NOT_ACTIVE."""
 
-    def __init__(self, node: LifecycleNode, executor: Executor, waiting: Waiting) -> None:
+    def __init__(self, node: LifecycleNode, waiting: Waiting) -> None:
         self.session: Session | None = None
         self.tally = Tally()
         self._underway: set[StopSignal] = set()
@@ -103,7 +102,7 @@ class RequestServer:
         self._outputs = Outputs(node)
         for name, service, kind, text_field in SERVICES:
             serve = partial(self._serve, kind, text_field)
-            DeferredService(node, executor, service, f"~/{name}", serve)
+            DeferredService(node, waiting, service, f"~/{name}", serve)
 
     def end_session(self, reason: BrainError) -> None:
         """Stop every request with `reason`, unsubscribe the cameras and refuse what comes."""

@@ -42,7 +42,7 @@ class SpinThread:
         self.executor: Executor = EventsExecutor() if events else SingleThreadedExecutor()
         # Told to wait for ever, the EventsExecutor of rclpy 7.1 never sleeps, nor lets go of the
         # interpreter's lock. A limit costs the other one a timer each time.
-        self._limit = {"timeout_sec": _WAIT_S} if events else {}
+        self._limit = _WAIT_S if events else None
         self._name = name
         self._on_failure = on_failure
         self._stopping = threading.Event()
@@ -63,7 +63,7 @@ class SpinThread:
     def _spin(self) -> None:
         try:
             while not self._stopping.is_set():
-                self.executor.spin_once(**self._limit)
+                self.executor.spin_once(self._limit)
         except ExternalShutdownException:  # rclpy was shut down, which its owner knows
             self._on_failure()
         # The thread's last frame: nobody else would hear of it.

@@ -14,6 +14,7 @@ from watching import until
 from robobrain_ros.client import BrainClient
 from robobrain_ros.deferred import DeferredService
 from robobrain_ros.spinning import SpinThread
+from robobrain_ros.waiting import Waiting
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def served(ros):
     node, spinner = rclpy.create_node("deferring"), SpinThread("deferring")
 
     def serve(coroutine) -> SpinThread:
-        DeferredService(node, spinner.executor, Trigger, "deferred", coroutine)
+        DeferredService(node, Waiting(node, spinner.executor), Trigger, "deferred", coroutine)
         spinner.executor.add_node(node)
         spinner.start()
         return spinner

@@ -134,15 +134,16 @@ def cloud(view: View, frame: str, of_colour: bool, max_points: int, max_depth: f
 def transform(message: TransformStamped, static: bool) -> Entity:
     """A frame's place in its parent, with its axes."""
     move, turn = message.transform.translation, message.transform.rotation
+    frame = frame_name(message.child_frame_id)
     place = rr.Transform3D(
         translation=[move.x, move.y, move.z],
         quaternion=rr.Quaternion(xyzw=[turn.x, turn.y, turn.z, turn.w]),
         parent_frame=frame_name(message.header.frame_id),
-        child_frame=frame_name(message.child_frame_id),
+        child_frame=frame,
     )
     path = path_of(TF, message.child_frame_id)
     # Axes are drawn in the entity's own frame, too: that of its path, if nothing is said.
-    own = rr.CoordinateFrame(frame_name(message.child_frame_id))
+    own = rr.CoordinateFrame(frame)
     return Entity(path, rr.TransformAxes3D(_AXES), (place, own), static)
 
 

@@ -50,7 +50,7 @@ class Recording:
         """Show the 3D view in this frame of TF from now on, and at first from `eye`."""
         self._stream.send_blueprint(blueprint(frame, eye))
         # Whoever rewinds to before an entity's first appearance finds it in the frame of its path,
-        # whose root must lie somewhere. Not below TF, or axes would be drawn there.
+        # whose root must lie somewhere.
         root = rr.Transform3D(parent_frame=frame, child_frame="tf#/")
         self._stream.log(ROOT, root, static=True)
 
