@@ -28,6 +28,7 @@ from std_msgs.msg import Float64
 from robobrain_ros.client import BrainClient
 from robobrain_ros.sim.camera_node import color_image
 from robobrain_ros.sim.processes import NodeProcess
+from robobrain_ros.spinning import spinning
 
 GAP_S = 0.02  # between calls
 Milliseconds = dict[str, list[float]]
@@ -36,22 +37,22 @@ Milliseconds = dict[str, list[float]]
 def observe(client: BrainClient, seconds: float) -> Milliseconds:
     """Call the services in turn, and listen to the timer."""
     found: Milliseconds = {"timer": [], "get_parameters": [], "get_state": []}
-    late = client.node.create_subscription(
-        Float64, "robobrain/late", lambda message: found["timer"].append(1000 * message.data), 10
-    )
     names = GetParameters.Request(names=["model", "target_frame"])
     calls = {
         "get_parameters": (GetParameters, names),
         "get_state": (GetState, GetState.Request()),
     }
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        for name, (service, request) in calls.items():
-            started = time.perf_counter()
-            client.call(service, f"robobrain/{name}", request, 30.0)
-            found[name].append(1000 * (time.perf_counter() - started))
-            time.sleep(GAP_S)
-    client.node.destroy_subscription(late)
+    with spinning(rclpy.create_node("busy")) as node:
+        node.create_subscription(
+            Float64, "robobrain/late", lambda tick: found["timer"].append(1000 * tick.data), 10
+        )
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for name, (service, request) in calls.items():
+                started = time.perf_counter()
+                client.call(service, f"robobrain/{name}", request, 30.0)
+                found[name].append(1000 * (time.perf_counter() - started))
+                time.sleep(GAP_S)
     # The timer's phase is its own: late is what is more than the least.
     found["timer"] = [value - min(found["timer"]) for value in found["timer"]]
     return found

@@ -65,6 +65,7 @@ def by_node(model: str) -> Iterator[Ask]:
     from robobrain_ros.client import BrainClient
     from robobrain_ros.sim.asking import Asker, DepthView, SceneSwitch
     from robobrain_ros.sim.processes import NodeProcess, environment
+    from robobrain_ros.spinning import spinning
 
     os.environ.update(environment())
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
@@ -79,7 +80,8 @@ def by_node(model: str) -> Iterator[Ask]:
         client.wait_for_node(60.0)
         if not (client.configure() and client.activate()):
             raise SystemExit("The brain node can't be activated: its log is above.")
-        switch, asker, view = SceneSwitch(client), Asker(client), DepthView(client)
+        node = enter(spinning(rclpy.create_node("pick")))
+        switch, asker, view = SceneSwitch(client, node), Asker(client, node), DepthView(node)
 
         def ask(_: Tabletop, seed: int, name: str) -> tuple[Answers, Obstacles]:
             switch.show(seed)

@@ -36,6 +36,7 @@ from robobrain_ros.action import Infer
 from robobrain_ros.client import BrainClient, NoAnswer
 from robobrain_ros.errors import ErrorCode
 from robobrain_ros.sim.processes import NodeProcess, environment
+from robobrain_ros.spinning import spinning
 from robobrain_ros.srv import Ask, GetAffordance, GroundObject, PointTo, PredictTrajectory
 
 CLIENTS = 8
@@ -141,8 +142,11 @@ def act(goals: ActionClient, executor: Executor, tally: Tally, rng: random.Rando
 def client_thread(number: int, seed: int, stop: threading.Event, tally: Tally) -> None:
     """Ask until told to stop."""
     rng = random.Random(f"{seed} {number}")
-    with BrainClient(name=f"soak_{number}") as client:
-        goals = ActionClient(client.node, Infer, "robobrain/infer")
+    with (
+        BrainClient(name=f"soak_{number}") as client,
+        spinning(rclpy.create_node(f"soak_goals_{number}")) as node,
+    ):
+        goals = ActionClient(node, Infer, "robobrain/infer")
         goals.wait_for_server(PATIENCE_S)
         for service, text in REQUESTS:  # a reply sent while DDS discovers its client can get lost
             for _ in range(3):
@@ -155,7 +159,7 @@ def client_thread(number: int, seed: int, stop: threading.Event, tally: Tally) -
             if rng.random() < 0.8:
                 ask(client, tally, rng)
             else:
-                act(goals, client.node.executor, tally, rng)
+                act(goals, node.executor, tally, rng)
             time.sleep(rng.uniform(0, 0.1))
         goals.destroy()
 

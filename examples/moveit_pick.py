@@ -20,7 +20,7 @@ from scipy.spatial.transform import Rotation
 
 from robobrain_ros.client import BrainClient
 from robobrain_ros.msg import LiftedRegion
-from robobrain_ros.spinning import SpinThread
+from robobrain_ros.spinning import spinning
 
 if TYPE_CHECKING:
     from pymoveit2 import GripperInterface, MoveIt2
@@ -105,15 +105,9 @@ def main() -> int:
         gripper_group_name=robot.MOVE_GROUP_GRIPPER,
         discovery_timeout_sec=5.0,  # it looks for the gripper's server once, here
     )
-    spinner = SpinThread("moveit_pick")
-    spinner.executor.add_node(node)
-    spinner.start()
-    try:
+    with spinning(node):
         picked = pick(arm, gripper, *grasp_poses(region))
-    finally:
-        spinner.stop()
-        node.destroy_node()
-        rclpy.shutdown()
+    rclpy.shutdown()
     return 0 if picked else 1
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import math
 import threading
+from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
-from rclpy.executors import Executor
 from rclpy.node import Node
 
 from robobrain_ros.action import Infer
@@ -20,6 +20,7 @@ from robobrain_ros.errors import BrainError, ErrorCode
 from robobrain_ros.families import TaskKind
 from robobrain_ros.pipeline import StopSignal
 from robobrain_ros.services import RequestServer
+from robobrain_ros.waiting import Waiting
 
 TASKS = {
     Infer.Goal.TASK_POINT: TaskKind.POINT,
@@ -41,14 +42,15 @@ WATCH_PERIOD_S = 0.5
 class InferAction:
     """Serves goals as the services serve requests; one that fails is aborted with its code."""
 
-    def __init__(self, node: Node, executor: Executor, requests: RequestServer) -> None:
+    def __init__(self, node: Node, waiting: Waiting, requests: RequestServer) -> None:
         self._node = node
-        self._executor = executor
+        self._waiting = waiting
         self._requests = requests
         self._stops: dict[bytes, StopSignal] = {}
         self._audiences: dict[bytes, set[bytes]] = {}
         group = ReentrantCallbackGroup()
-        self._server = ActionServer(
+        self._server = _Server(
+            waiting,
             node,
             Infer,
             "~/infer",
@@ -66,7 +68,7 @@ class InferAction:
         self._audiences[key] = self._audience()
         if handle.is_cancel_requested:  # before this began
             self._cancel(handle)
-        feedback = _Feedback(handle, self._executor)
+        feedback = _Feedback(handle, self._waiting)
         feedback.report(Stage.WAITING, "", 0)
         try:
             kind = TASKS.get(goal.task)
@@ -110,12 +112,25 @@ class InferAction:
             stop.set(BrainError(ErrorCode.CANCELLED, sentence))
 
 
+class _Server(ActionServer):
+    """rclpy's, with goals that wait as `Waiting` has it and not as rclpy's tasks do."""
+
+    def __init__(self, waiting: Waiting, *arguments: Any, **options: Any) -> None:
+        self._waiting = waiting
+        super().__init__(*arguments, **options)
+
+    def notify_execute(self, goal_handle: ServerGoalHandle, execute_callback: Any) -> None:
+        """Start a goal that has been accepted."""
+        goal = self._execute_goal(execute_callback or self._execute_callback, goal_handle)
+        self._waiting.later(self._waiting.start, goal)
+
+
 class _Feedback:
     """Publishes reports of the engine's thread on the executor's, those that pile up as one."""
 
-    def __init__(self, handle: ServerGoalHandle, executor: Executor) -> None:
+    def __init__(self, handle: ServerGoalHandle, waiting: Waiting) -> None:
         self._handle = handle
-        self._executor = executor
+        self._waiting = waiting
         self._lock = threading.Lock()
         self._news: Infer.Feedback | None = None
         self._open = True
@@ -130,7 +145,7 @@ class _Feedback:
             news.tokens = tokens
             self._news = news
         if not waits:
-            self._executor.create_task(self._publish)
+            self._waiting.later(self._publish)
 
     def close(self) -> None:
         """Publish what is left, and nothing after it."""

@@ -15,7 +15,6 @@ import rclpy
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import Executor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -28,6 +27,7 @@ from tf2_ros import Buffer, TransformException, TransformListener
 from robobrain_ros import parameters
 from robobrain_ros.actions import InferAction
 from robobrain_ros.camera import Camera, Topics
+from robobrain_ros.deferred import defer
 from robobrain_ros.diagnostics import Diagnostics, Health
 from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import Engine, EngineError
@@ -79,11 +79,11 @@ class BrainNode(LifecycleNode):
         self._follow_clock([self.get_parameter("use_sim_time")])
         self.add_post_set_parameters_callback(self._follow_clock)
         self._requests = RequestServer(self, self._waiting)
-        self._action = InferAction(self, executor, self._requests)
+        self._action = InferAction(self, self._waiting, self._requests)
         self._diagnostics = Diagnostics(self, self._describe)
         self._make_change_state_awaitable()
         if self.get_parameter("autostart").value:
-            executor.create_task(self._autostart)
+            self._waiting.later(self._waiting.start, self._autostart())
 
     def close(self) -> bool:
         """Answer what is under way and free the model; for the main thread, at the end.
@@ -137,9 +137,7 @@ class BrainNode(LifecycleNode):
         suffix = "/change_state"
         service = next(s for s in self.services if s.srv_name.endswith(suffix))
         self._rclpy_change_state = service.callback
-        service.callback = self._change_state
-        service.callback_group = ReentrantCallbackGroup()
-        service.callback_group.add_entity(service)
+        defer(service, self._waiting, lambda *asked: self._change_state(*asked[:2]))
 
     async def _change_state(
         self, request: ChangeState.Request, response: ChangeState.Response
@@ -306,7 +304,7 @@ def _run(stop: threading.Event) -> int:
         stop.set()
 
     camera_thread = SpinThread("robobrain_cameras", on_failure, plain=True)
-    main_thread = SpinThread("robobrain", on_failure)
+    main_thread = SpinThread("robobrain", on_failure, plain=True)
     # Named for this node alone: a __node remap is meant for `robobrain`.
     cameras = rclpy.create_node(
         "robobrain_cameras",

@@ -108,12 +108,11 @@ class BrainClient:
     """
 
     def __init__(self, brain: str = "robobrain", name: str = "brain_client") -> None:
-        # Each answer would wait on the parameters' six services, too.
-        self.node = rclpy.create_node(name, start_parameter_services=False)
+        self._node = rclpy.create_node(name, start_parameter_services=False)
         self._brain = brain
-        self._async = AsyncBrainClient(self.node, brain)
-        self._spinner = SpinThread(name)
-        self._spinner.executor.add_node(self.node)
+        self._async = AsyncBrainClient(self._node, brain)
+        self._spinner = SpinThread(name, plain=True)
+        self._spinner.executor.add_node(self._node)
         self._spinner.start()
 
     def __enter__(self) -> BrainClient:
@@ -121,7 +120,7 @@ class BrainClient:
 
     def __exit__(self, *_: object) -> None:
         self._spinner.stop()
-        self.node.destroy_node()
+        self._node.destroy_node()
 
     def point_to(self, query: str, **fields: Any) -> PointTo.Response:
         """Point at what `query` describes; `fields` are the request's other fields."""

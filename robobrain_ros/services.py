@@ -18,7 +18,7 @@ from std_msgs.msg import Header
 from robobrain_ros import messages
 from robobrain_ros.acquisition import Acquisition, Poses
 from robobrain_ros.camera import Camera, Snapshot, nanoseconds
-from robobrain_ros.deferred import DeferredService, Send
+from robobrain_ros.deferred import Send, create_deferred_service
 from robobrain_ros.engines.base import (
     Engine,
     EngineBusy,
@@ -102,7 +102,7 @@ class RequestServer:
         self._outputs = Outputs(node)
         for name, service, kind, text_field in SERVICES:
             serve = partial(self._serve, kind, text_field)
-            DeferredService(node, waiting, service, f"~/{name}", serve)
+            create_deferred_service(node, waiting, service, f"~/{name}", serve)
 
     def end_session(self, reason: BrainError) -> None:
         """Stop every request with `reason`, unsubscribe the cameras and refuse what comes."""

@@ -3,27 +3,27 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import time
-from collections.abc import Callable
-from typing import TypeVar
+import types
+from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.executors import Executor
 from rclpy.node import Node
-from rclpy.task import Future
 
 T = TypeVar("T")
 
 
 class Waiting:
-    """Waits for coroutines that run on `executor`, which spins `node`.
+    """Runs coroutines on `executor`, which spins `node`; they wait by `result` and `until`.
 
-    rclpy resumes a coroutine only when its executor wakes up, and completing a Future on another
-    thread wakes nobody: so completions are handed to the executor as tasks, and polls run on a
-    steady timer (simulated time may stand still).
+    To the executor they are plain tasks, one from each wait to the next: rclpy asks a coroutine of
+    its own whether it can go on whenever it wakes for something else, and its EventsExecutor all
+    the time. Polls run on a steady timer (simulated time may stand still).
     """
 
     def __init__(self, node: Node, executor: Executor, period_s: float = 0.005) -> None:
@@ -34,14 +34,23 @@ class Waiting:
         self._clock = Clock(clock_type=ClockType.STEADY_TIME)
 
     def later(self, call: Callable, *arguments: object) -> None:
-        """Call on the executor when what is being done has ended."""
+        """Call on the executor when what is being done has ended; for any thread."""
         self._executor.create_task(call, *arguments)
 
-    async def result(self, job: concurrent.futures.Future[T]) -> T:
+    def start(self, coroutine: Coroutine[Future, None, Any]) -> None:
+        """Run a coroutine up to its first wait, and the rest in time; on the executor's thread.
+
+        It must not raise: that would end the executor.
+        """
+        try:
+            awaited = coroutine.send(None)
+        except StopIteration:
+            return
+        awaited.add_done_callback(lambda _: self.later(self.start, coroutine))
+
+    async def result(self, job: Future[T]) -> T:
         """Return the job's result, or raise its exception (CancelledError if cancelled)."""
-        done = Future()
-        job.add_done_callback(lambda _: self._executor.create_task(done.set_result, None))
-        await done
+        await _done(job)
         return job.result()
 
     async def until(self, ready: Callable[[], T | None], timeout_s: float) -> T | None:
@@ -56,18 +65,25 @@ class Waiting:
         )
         try:
             while value is None and time.monotonic() < deadline:
-                await ticker.next
+                await _done(ticker.next)
                 value = ready()
         finally:
             self._node.destroy_timer(timer)
         return value
 
 
+@types.coroutine
+def _done(future: Future) -> Generator[Future, None, None]:
+    """Tell `Waiting.start` what is waited for."""
+    if not future.done():
+        yield future
+
+
 class _Ticker:
     """`next` is done when `fire` is called next."""
 
     def __init__(self) -> None:
-        self.next = Future()
+        self.next: Future[None] = Future()
 
     def fire(self) -> None:
         fired, self.next = self.next, Future()

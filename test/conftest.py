@@ -37,6 +37,7 @@ NODE_TESTS = [
     "test_soak.py",
     "test_spinning.py",
     "test_view.py",
+    "test_waiting.py",
 ]
 collect_ignore = (
     [] if WITH_ROS else [*NODE_TESTS, "test_ros_pypi_tf2.py", "test_messages.py", "test_markers.py"]
@@ -82,6 +83,17 @@ def still_cameras(ros):
 
     with StillCameras() as cameras:
         yield cameras
+
+
+@pytest.fixture(scope="module")
+def own_node(ros):
+    """A node of the tests' own, spun on a thread."""
+    import rclpy
+
+    from robobrain_ros.spinning import spinning
+
+    with spinning(rclpy.create_node("own_node")) as node:
+        yield node
 
 
 @pytest.fixture(scope="session")

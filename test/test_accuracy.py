@@ -26,7 +26,7 @@ class Scores:
     error_mm: list[float] = field(default_factory=list)
 
 
-def test_unseen_scenes_through_the_services(ros):
+def test_unseen_scenes_through_the_services(own_node):
     scores = Scores()
     table = Tabletop()
     with (
@@ -36,7 +36,7 @@ def test_unseen_scenes_through_the_services(ros):
     ):
         client.wait_for_node(60.0)
         assert client.configure() and client.activate()
-        switch = SceneSwitch(client)
+        switch = SceneSwitch(client, own_node)
         for seed in range(FIRST_SEED, FIRST_SEED + SCENES):
             stamp = switch.show(seed)
             table.reset(seed)

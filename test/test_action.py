@@ -80,9 +80,9 @@ def long_thought(**fields):
     }
 
 
-def thinking(thinker):
+def thinking(own_node):
     """A goal that is being answered."""
-    goal = Goal(action_client(thinker.node, "/thinker/robobrain"), **long_thought())
+    goal = Goal(action_client(own_node, "/thinker/robobrain"), **long_thought())
     goal.wait_for(Infer.Feedback.STAGE_DECODING)
     return goal
 
@@ -100,13 +100,15 @@ def assert_idle(thinker) -> None:
 
 def running(thinker) -> int:
     """Requests being answered, as the node's diagnostics say."""
-    with diagnosed(thinker, "thinker/robobrain") as seen:
+    with diagnosed("thinker/robobrain") as seen:
         until(lambda: len(seen.get("requests", ())) >= 2)  # the first may be from before
     return int(values(seen["requests"][-1])["requests being answered"])
 
 
-def test_a_goal_gives_what_the_service_gives_and_tells_its_stages(nano, still_cameras, scene):
-    client = action_client(nano.node)
+def test_a_goal_gives_what_the_service_gives_and_tells_its_stages(
+    nano, still_cameras, scene, own_node
+):
+    client = action_client(own_node)
     with still_cameras.publishing("camera", scene):
         query = f"Point to the {scene.name}"
         task = Infer.Goal.TASK_POINT
@@ -133,9 +135,9 @@ def test_a_goal_gives_what_the_service_gives_and_tells_its_stages(nano, still_ca
         (Infer.Goal.TASK_GROUNDING, "regions"),
     ],
 )
-def test_every_task_is_served(nano, still_cameras, scene, task, field):
+def test_every_task_is_served(nano, still_cameras, scene, task, field, own_node):
     with still_cameras.publishing("camera", scene):
-        status, result = Goal(action_client(nano.node), task=task, query=scene.name).outcome()
+        status, result = Goal(action_client(own_node), task=task, query=scene.name).outcome()
     assert status == SUCCEEDED, result.error_msg
     assert len(getattr(result, field)) > 0
     assert bool(result.path.poses) is (task == Infer.Goal.TASK_TRAJECTORY)
@@ -149,14 +151,14 @@ def test_every_task_is_served(nano, still_cameras, scene, task, field):
         ({"task": 1, "query": "the can", "camera": "nobody"}, ErrorCode.BAD_REQUEST),
     ],
 )
-def test_a_goal_that_fails_is_aborted_with_its_code(nano, fields, code):
-    status, result = Goal(action_client(nano.node), **fields).outcome()
+def test_a_goal_that_fails_is_aborted_with_its_code(nano, fields, code, own_node):
+    status, result = Goal(action_client(own_node), **fields).outcome()
     assert status == ABORTED and not result.success
     assert ErrorCode(result.error_code) is code and result.error_msg
 
 
-def test_a_cancel_stops_the_model(thinker):
-    goal = thinking(thinker)
+def test_a_cancel_stops_the_model(thinker, own_node):
+    goal = thinking(own_node)
     goal.cancel()
     status, result = goal.outcome()
     assert status == CANCELED
@@ -166,9 +168,9 @@ def test_a_cancel_stops_the_model(thinker):
     assert_idle(thinker)
 
 
-def test_a_cancel_ends_a_goal_that_waits_for_its_turn(thinker):
-    first, second = thinking(thinker), thinking(thinker)  # one place is kept for short answers
-    waiting = Goal(action_client(thinker.node, "/thinker/robobrain"), **long_thought())
+def test_a_cancel_ends_a_goal_that_waits_for_its_turn(thinker, own_node):
+    first, second = thinking(own_node), thinking(own_node)  # one place is kept for short answers
+    waiting = Goal(action_client(own_node, "/thinker/robobrain"), **long_thought())
     waiting.wait_for(Infer.Feedback.STAGE_WAITING)
     waiting.cancel()
     assert waiting.outcome()[0] == CANCELED
@@ -178,8 +180,8 @@ def test_a_cancel_ends_a_goal_that_waits_for_its_turn(thinker):
         assert goal.outcome()[0] == CANCELED
 
 
-def test_long_thoughts_do_not_hold_up_a_point(thinker):
-    thoughts = [thinking(thinker), thinking(thinker)]
+def test_long_thoughts_do_not_hold_up_a_point(thinker, own_node):
+    thoughts = [thinking(own_node), thinking(own_node)]
     picture = color_image(PICTURE, "rgb8")
     with ThreadPoolExecutor(2) as pool:
         answers = list(
@@ -202,15 +204,18 @@ def test_a_deadline_stops_the_model(thinker):
 
 
 def test_work_for_a_client_that_is_gone_stops(thinker):
-    code = (
-        "import rclpy; from goals import Goal, action_client; from test_action import *;"
-        "from robobrain_ros.spinning import SpinThread;"
-        "rclpy.init(); node = rclpy.create_node('mortal'); spin = SpinThread('mortal');"
-        "spin.executor.add_node(node); spin.start();"
-        "goal = Goal(action_client(node, '/thinker/robobrain'), **long_thought());"
-        "goal.wait_for(Infer.Feedback.STAGE_DECODING);"
-        "spin.stop(); node.destroy_node(); rclpy.shutdown()"
-    )
+    code = """
+import rclpy
+from goals import Goal, action_client
+from robobrain_ros.spinning import spinning
+from test_action import *
+
+rclpy.init()
+with spinning(rclpy.create_node("mortal")) as node:
+    goal = Goal(action_client(node, "/thinker/robobrain"), **long_thought())
+    goal.wait_for(Infer.Feedback.STAGE_DECODING)
+rclpy.shutdown()
+"""
     here = Path(__file__).parent  # where the imports are
     command = [sys.executable, "-c", code]
     subprocess.run(command, env=environment(), cwd=here, check=True, timeout=60)
@@ -220,8 +225,8 @@ def test_work_for_a_client_that_is_gone_stops(thinker):
     assert_idle(thinker)
 
 
-def test_deactivating_ends_a_goal(thinker):
-    goal = thinking(thinker)
+def test_deactivating_ends_a_goal(thinker, own_node):
+    goal = thinking(own_node)
     assert thinker.deactivate()
     status, result = goal.outcome()
     assert status == ABORTED

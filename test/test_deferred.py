@@ -4,29 +4,39 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
+from functools import partial
 
 import pytest
 import rclpy
-from rclpy.task import Future
 from std_srvs.srv import Trigger
 from watching import until
 
 from robobrain_ros.client import BrainClient
-from robobrain_ros.deferred import DeferredService
+from robobrain_ros.deferred import create_deferred_service
 from robobrain_ros.spinning import SpinThread
 from robobrain_ros.waiting import Waiting
 
 
-@pytest.fixture
-def served(ros):
-    """Serve `deferred` by a coroutine function; `call()` gives what a client gets for it."""
-    node, spinner = rclpy.create_node("deferring"), SpinThread("deferring")
+@pytest.fixture(params=[False, True])
+def plain(request) -> bool:
+    """Whether on rclpy's EventsExecutor."""
+    return request.param
 
-    def serve(coroutine) -> SpinThread:
-        DeferredService(node, Waiting(node, spinner.executor), Trigger, "deferred", coroutine)
+
+@pytest.fixture
+def served(ros, plain):
+    """Serve `deferred` by a coroutine function; `call()` gives what a client gets for it.
+
+    It is given how to wait, as well.
+    """
+    node, spinner = rclpy.create_node("deferring"), SpinThread("deferring", plain=plain)
+    waiting = Waiting(node, spinner.executor)
+
+    def serve(coroutine) -> None:
+        create_deferred_service(node, waiting, Trigger, "deferred", partial(coroutine, waiting))
         spinner.executor.add_node(node)
         spinner.start()
-        return spinner
 
     yield serve
     spinner.stop()
@@ -39,7 +49,7 @@ def call() -> str:
 
 
 def test_what_the_coroutine_returns_is_the_response(served):
-    async def serve(request, response, send):
+    async def serve(waiting, request, response, send):
         response.message = "returned"
         return response
 
@@ -51,22 +61,22 @@ def test_a_response_sent_by_another_thread_does_not_wait_for_the_coroutine(serve
     waits_for_ever = Future()
     came_back = threading.Event()
 
-    async def serve(request, response, send):
+    async def serve(waiting, request, response, send):
         threading.Thread(target=send, args=(Trigger.Response(message="sent"),)).start()
-        await waits_for_ever
+        await waiting.result(waits_for_ever)
         came_back.set()
         return response
 
-    spinner = served(serve)
+    served(serve)
     assert call() == "sent" and not came_back.is_set()
-    spinner.executor.create_task(waits_for_ever.set_result, None)
+    waits_for_ever.set_result(None)
     assert came_back.wait(20.0)
 
 
 def test_only_the_first_response_is_sent(served):
     sent = []
 
-    async def serve(request, response, send):
+    async def serve(waiting, request, response, send):
         send(Trigger.Response(message="first"))
         send(Trigger.Response(message="second"))
         sent.append("both")
@@ -80,19 +90,19 @@ def test_requests_are_served_while_another_waits(served):
     answer_the_first = Future()
     asked = []
 
-    async def serve(request, response, send):
+    async def serve(waiting, request, response, send):
         asked.append(request)
         if len(asked) == 1:
-            await answer_the_first
+            await waiting.result(answer_the_first)
         response.message = f"request {len(asked)}"
         return response
 
-    spinner = served(serve)
+    served(serve)
     first: list[str] = []
-    waiting = threading.Thread(target=lambda: first.append(call()))
-    waiting.start()
+    asking = threading.Thread(target=lambda: first.append(call()))
+    asking.start()
     until(lambda: asked)
     assert call() == "request 2" and not first
-    spinner.executor.create_task(answer_the_first.set_result, None)
-    waiting.join(20.0)
+    answer_the_first.set_result(None)
+    asking.join(20.0)
     assert first == ["request 2"]

@@ -110,11 +110,11 @@ def newest(seen, part) -> DiagnosticStatus:
     return seen.get(part, [DiagnosticStatus()])[-1]
 
 
-def test_images_that_can_not_come_name_the_two_settings(brain):
+def test_images_that_can_not_come_name_the_two_settings(brain, own_node):
     """A best-effort camera for a node that asks for reliable images."""
-    publisher = brain.node.create_publisher(Image, TOPIC, qos_profile_sensor_data)
+    publisher = own_node.create_publisher(Image, TOPIC, qos_profile_sensor_data)
     words = f"qos_overrides.{TOPIC}.subscription.reliability of robobrain_cameras to best_effort"
-    with diagnosed(brain) as seen:
+    with diagnosed() as seen:
         until(lambda: words in newest(seen, "camera camera").message)
         camera = newest(seen, "camera camera")
     assert camera.level == ERROR
@@ -122,25 +122,25 @@ def test_images_that_can_not_come_name_the_two_settings(brain):
     refused = brain.point_to("the cup")
     assert refused.error_code == ErrorCode.NO_IMAGE
     assert words in refused.error_msg
-    brain.node.destroy_publisher(publisher)
+    own_node.destroy_publisher(publisher)
 
 
-def test_requests_are_told_of(brain):
+def test_requests_are_told_of(brain, own_node):
     """Answers by code, latency by task, and how old the camera's images are."""
     reliable = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
-    publisher = brain.node.create_publisher(Image, TOPIC, reliable)
-    info = brain.node.create_publisher(CameraInfo, "/camera/color/camera_info", reliable)
+    publisher = own_node.create_publisher(Image, TOPIC, reliable)
+    info = own_node.create_publisher(CameraInfo, "/camera/color/camera_info", reliable)
     image = Image(height=48, width=64, encoding="rgb8", step=192, data=bytes(48 * 192))
 
     def send() -> None:
-        image.header.stamp = brain.node.get_clock().now().to_msg()
+        image.header.stamp = own_node.get_clock().now().to_msg()
         publisher.publish(image)
         info.publish(CameraInfo(header=image.header))
 
-    timer = brain.node.create_timer(0.1, send)
+    timer = own_node.create_timer(0.1, send)
 
     try:
-        with diagnosed(brain) as seen:
+        with diagnosed() as seen:
 
             def age() -> str:
                 return values(newest(seen, "camera camera")).get(f"age of {TOPIC} (s)", "none")
@@ -155,6 +155,6 @@ def test_requests_are_told_of(brain):
         assert float(requests["tokens per second"]) > 0
         assert abs(float(age())) < 5
     finally:
-        brain.node.destroy_timer(timer)
-        brain.node.destroy_publisher(publisher)
-        brain.node.destroy_publisher(info)
+        own_node.destroy_timer(timer)
+        own_node.destroy_publisher(publisher)
+        own_node.destroy_publisher(info)

@@ -97,7 +97,7 @@ def run(name, answer, robot):
     """The exit status of an example whose node and servers are doubles."""
     module = example(name)
     module.BrainClient = lambda: Brain(answer)
-    module.SpinThread = mock.MagicMock()
+    module.spinning = mock.MagicMock()
     module.rclpy = SimpleNamespace(
         init=lambda: None, shutdown=lambda: None, create_node=lambda _: Node(robot), time=rclpy.time
     )

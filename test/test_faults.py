@@ -170,7 +170,7 @@ def test_a_thread_of_the_model_that_ends_is_told_and_can_be_had_again(brain, cam
     assert refused.error_code == ErrorCode.ENGINE_UNAVAILABLE
     assert "clean up and configure the node again" in refused.error_msg
     assert "index out of bounds" in node_log.read_text()
-    with diagnosed(brain) as seen:
+    with diagnosed() as seen:
         until(lambda: any("thread has ended" in one.message for one in seen.get("model", ())))
     assert brain.state() == "active"
     assert brain.deactivate() and brain.cleanup() and brain.configure() and brain.activate()

@@ -15,7 +15,7 @@ from lifecycle_msgs.srv import ChangeState
 from setting import set_parameter
 from watching import until
 
-from robobrain_ros.client import AsyncBrainClient, BrainClient
+from robobrain_ros.client import BrainClient
 from robobrain_ros.errors import ErrorCode
 from robobrain_ros.sim.processes import NodeProcess
 
@@ -123,13 +123,13 @@ def test_autostart(client, still_cameras, scene):
         assert client.point_to(f"the {scene.name}").success
 
 
-def test_namespace_and_name_can_be_remapped(ros):
+def test_namespace_and_name_can_be_remapped(own_node):
     remaps = ("__ns:=/arm", "__node:=eyes")
     with NodeProcess(NODE, remaps=remaps), BrainClient("/arm/eyes") as client:
         assert client.wait_for_node(60.0) == "unconfigured"
         wanted = {"eyes", "robobrain_cameras"}
         for _ in range(100):  # the graph becomes known after the services
-            names = {name for name, _ in client.node.get_node_names_and_namespaces()}
+            names = {name for name, _ in own_node.get_node_names_and_namespaces()}
             if wanted <= names:
                 break
             threading.Event().wait(0.1)
@@ -150,16 +150,18 @@ def test_signals_end_the_process_cleanly(client, number, active, log_file):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_the_model_loads_does_not_wait_for_it(client, number, log_file, monkeypatch):
+def test_a_signal_while_the_model_loads_does_not_wait_for_it(
+    client, own_node, number, log_file, monkeypatch
+):
     """A large model takes minutes, and can't be interrupted."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     monkeypatch.setenv("LOAD_S", "120")
     with NodeProcess("slow_brain", output=log_file) as node:
         client.wait_for_node(60.0)
         request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
-        AsyncBrainClient(client.node).client(ChangeState, "robobrain/change_state").call_async(
-            request
-        )
+        change_state = own_node.create_client(ChangeState, "robobrain/change_state")
+        assert change_state.wait_for_service(60.0)
+        change_state.call_async(request)
         until(lambda: b"Loading" in Path(log_file.name).read_bytes())
         assert node.end(number) == 0
     assert "Ending without waiting" in Path(log_file.name).read_text()

@@ -55,8 +55,8 @@ def brain(ros, tmp_path_factory):
 
 @pytest.mark.parametrize("node", ["robobrain", "robobrain_cameras"])
 @pytest.mark.parametrize("kind", ["publisher", "subscriber", "service", "client"])
-def test_the_policy_allows_what_the_node_does_and_nothing_else(brain, node, kind):
-    look = getattr(brain.node, f"get_{kind}_names_and_types_by_node")
+def test_the_policy_allows_what_the_node_does_and_nothing_else(brain, own_node, node, kind):
+    look = getattr(own_node, f"get_{kind}_names_and_types_by_node")
     allowed = profile(node)[kind]
 
     def found() -> set[str]:

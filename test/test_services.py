@@ -24,7 +24,7 @@ from robobrain_ros.sim.camera_node import color_image
 from robobrain_ros.sim.demo import corners
 from robobrain_ros.sim.processes import NodeProcess
 from robobrain_ros.sim.truth import box_iou
-from robobrain_ros.spinning import SpinThread
+from robobrain_ros.spinning import spinning
 from robobrain_ros.srv import (
     Ask,
     GetAffordance,
@@ -329,8 +329,7 @@ def test_parameters_that_cannot_change_now_are_refused(brain, name, value):
 
 
 def test_the_async_client_is_awaited_in_a_callback_and_holds_nothing_up(brain, camera):
-    node, spinner = rclpy.create_node("planner"), SpinThread("planner")
-    spinner.executor.add_node(node)
+    node = rclpy.create_node("planner")
     client = AsyncBrainClient(node)
     answers, ticks, done = [], [], threading.Event()
 
@@ -346,11 +345,7 @@ def test_the_async_client_is_awaited_in_a_callback_and_holds_nothing_up(brain, c
 
     once = node.create_timer(0.2, plan)
     node.create_timer(0.002, tick, callback_group=ReentrantCallbackGroup())
-    spinner.start()
-    try:
+    with spinning(node):
         assert done.wait(30.0)
-    finally:
-        spinner.stop()
-        node.destroy_node()
     assert_on_object(answers[0], camera)
     assert len(ticks) > 10  # the executor went on while the answer was awaited

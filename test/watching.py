@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
-from robobrain_ros.client import BrainClient
+from robobrain_ros.spinning import spinning
 
 Found = TypeVar("Found")
 
@@ -25,7 +26,7 @@ def until(found: Callable[[], Found], seconds: float = 60.0) -> Found:
 
 
 @contextmanager
-def diagnosed(client: BrainClient, node: str = "robobrain") -> Iterator[dict[str, list]]:
+def diagnosed(node: str = "robobrain") -> Iterator[dict[str, list]]:
     """The node's statuses from now on, by the name of their part, each a list of what came."""
     seen: dict[str, list[DiagnosticStatus]] = {}
 
@@ -35,11 +36,9 @@ def diagnosed(client: BrainClient, node: str = "robobrain") -> Iterator[dict[str
             if owner == node:
                 seen.setdefault(part, []).append(status)
 
-    subscription = client.node.create_subscription(DiagnosticArray, "/diagnostics", hear, 10)
-    try:
+    with spinning(rclpy.create_node("watching")) as listener:
+        listener.create_subscription(DiagnosticArray, "/diagnostics", hear, 10)
         yield seen
-    finally:
-        client.node.destroy_subscription(subscription)
 
 
 def values(status: DiagnosticStatus) -> dict[str, str]:

@@ -14,6 +14,7 @@ from builtin_interfaces.msg import Time
 from cv_bridge import CvBridge
 from geometry_msgs.msg import Pose
 from rcl_interfaces.srv import SetParameters
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from scipy.spatial.transform import Rotation
@@ -39,10 +40,10 @@ _STATIC_QOS = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 class Asker:
     """Publishes the turned frames on /tf_static, and answers about objects in their words."""
 
-    def __init__(self, brain: BrainClient) -> None:
+    def __init__(self, brain: BrainClient, node: Node) -> None:
         self._brain = brain
-        self._publisher = brain.node.create_publisher(TFMessage, "/tf_static", _STATIC_QOS)
-        stamp = brain.node.get_clock().now().to_msg()
+        self._publisher = node.create_publisher(TFMessage, "/tf_static", _STATIC_QOS)
+        stamp = node.get_clock().now().to_msg()
         frames = [
             transform(TABLE, _frame(step), turned(step * YAW_STEP)) for step in range(_HALF_TURN)
         ]
@@ -107,11 +108,10 @@ class ServiceAnswers:
 class DepthView:
     """What the camera's newest depth image shows on the table, as a planner of ways would have it.
 
-    Where the camera is, it learns from TF.
+    Where the camera is, it learns from TF. node: spun on another thread.
     """
 
-    def __init__(self, brain: BrainClient) -> None:
-        node = brain.node
+    def __init__(self, node: Node) -> None:
         self._newest: dict[type, Any] = {}
         self._buffer = Buffer(node=node)
         self._listener = TransformListener(self._buffer, node)
@@ -141,12 +141,15 @@ class DepthView:
 
 
 class SceneSwitch:
-    """Tells a running sim_camera which scene to show, and waits until it is the newest image."""
+    """Tells a running sim_camera which scene to show, and waits until it is the newest image.
 
-    def __init__(self, brain: BrainClient) -> None:
+    node: spun on another thread.
+    """
+
+    def __init__(self, brain: BrainClient, node: Node) -> None:
         self._brain = brain
         self._stamps: list[Time] = []
-        brain.node.create_subscription(TFMessage, "/tf_static", self._on_poses, _STATIC_QOS)
+        node.create_subscription(TFMessage, "/tf_static", self._on_poses, _STATIC_QOS)
 
     def _on_poses(self, message: TFMessage) -> None:
         first = message.transforms[0]

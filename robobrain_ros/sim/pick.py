@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
+import rclpy
+
 from robobrain_ros.client import NoAnswer
 from robobrain_ros.sim.asking import Asker, DepthView
 from robobrain_ros.sim.demo import running, say
@@ -23,6 +25,7 @@ from robobrain_ros.sim.obstacles import Obstacles
 from robobrain_ros.sim.physics import PhysicsScene
 from robobrain_ros.sim.picking import Outcome, Picker, asked_for
 from robobrain_ros.sim.tabletop import Tabletop
+from robobrain_ros.spinning import spinning
 
 SEED = 2_000_002
 """Never seen in training; there is a red can, among other things."""
@@ -41,13 +44,14 @@ def main() -> int:
         brain = running(stack, "pick", options.model, camera)
         if brain is None:
             return 1
+        node = stack.enter_context(spinning(rclpy.create_node("pick")))
         say(f"Asking for {options.query} …")
         try:
-            obstacles = DepthView(brain).obstacles()
+            obstacles = DepthView(node).obstacles()
         except NoAnswer as error:
             say(str(error))
             return 1
-        answers = Asker(brain).about(options.query)
+        answers = Asker(brain, node).about(options.query)
         status = pick(options.seed, options.query, propose(answers), obstacles, options.output)
         if status and answers.error:
             say(f"The node said: {answers.error}")

@@ -27,7 +27,7 @@ from robobrain_ros.errors import BrainError
 from robobrain_ros.outputs import DEPTH
 from robobrain_ros.parameters import Spec, declare_camera
 from robobrain_ros.pipeline import View
-from robobrain_ros.spinning import SpinThread
+from robobrain_ros.spinning import spinning
 from robobrain_ros.view import archetypes
 from robobrain_ros.view.frames import Frames, frame_name
 from robobrain_ros.view.recording import Recording
@@ -54,12 +54,7 @@ _STATIC_QOS = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 def start(stack: ExitStack, recording: Recording) -> None:
     """Draw into `recording` on a thread of its own, until `stack` ends it."""
-    node = ViewNode(recording)
-    stack.callback(node.destroy_node)
-    spinner = SpinThread("view")
-    spinner.executor.add_node(node)
-    spinner.start()
-    stack.callback(spinner.stop)
+    stack.enter_context(spinning(ViewNode(recording)))
 
 
 class ViewNode(Node):

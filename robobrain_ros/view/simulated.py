@@ -108,7 +108,7 @@ def ask(brain: BrainClient, request: Any, recording: Recording) -> None:
     started = time.monotonic()
     response = brain.send(request)
     seconds = time.monotonic() - started
-    now = brain.node.get_clock().now().nanoseconds
+    now = time.time_ns()
     said = response.answer if response.success else response.error_msg
     recording.log(archetypes.said(words, said, response.success), now)
     recording.log(archetypes.latency("round trip", seconds), now)
