@@ -67,14 +67,17 @@ class Acquisition:
         def seek(find: Callable) -> Callable[[], Snapshot | None]:
             return lambda: find(stamp, now(), max_age)
 
-        patience = self._value("image_timeout") if camera.expects(stamp) else 0.0
-        found = await self._until(seek(camera.find_color), patience, stop)
+        # Mostly everything is here already.
+        found = seek(camera.find)() if with_depth else None
         if found is None:
-            raise camera.absence(stamp, now(), max_age)
-        if with_depth:
-            whole = await self._until(seek(camera.find), PARTNER_WAIT_S, stop)
-            # Without one, what is missing now: the wait may have brought a part of it.
-            found = whole or seek(camera.find_color)() or found
+            patience = self._value("image_timeout") if camera.expects(stamp) else 0.0
+            found = await self._until(seek(camera.find_color), patience, stop)
+            if found is None:
+                raise camera.absence(stamp, now(), max_age)
+            if with_depth:
+                whole = await self._until(seek(camera.find), PARTNER_WAIT_S, stop)
+                # Without one, what is missing now: the wait may have brought a part of it.
+                found = whole or seek(camera.find_fullest)() or found
         camera.keep(found)
         return found
 

@@ -72,7 +72,7 @@ class Snapshot:
 class Camera:
     """Subscribes to one camera's topics on `node` and pairs them by stamp.
 
-    Callbacks run on the cameras' executor thread, `find` and `best` on any other.
+    Callbacks run on the cameras' executor thread, what is asked of it on any other.
     """
 
     def __init__(self, node: Node, name: str, topics: Topics, sync_tolerance_s: float) -> None:
@@ -143,6 +143,15 @@ class Camera:
             for color in self._candidates(stamp_ns, now_ns, max_age_s):
                 return self._snapshot(color)
         return None
+
+    def find_fullest(self, stamp_ns: int, now_ns: int, max_age_s: float) -> Snapshot | None:
+        """Return what `find_color` does, or rather an older image if only that has its depth."""
+        with self._lock:
+            if kept := self._kept_at(stamp_ns):
+                return kept
+            found = [self._snapshot(c) for c in self._candidates(stamp_ns, now_ns, max_age_s)]
+        with_depth = (snapshot for snapshot in found if snapshot.depth is not None)
+        return next(with_depth, found[0] if found else None)
 
     def absence(self, stamp_ns: int, now_ns: int, max_age_s: float) -> BrainError:
         """Say why `find_color` finds nothing: NO_IMAGE or IMAGE_STALE."""

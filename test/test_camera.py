@@ -14,22 +14,10 @@ from std_msgs.msg import Header
 from watching import until
 
 from robobrain_ros.camera import Camera, Topics, nanoseconds
-from robobrain_ros.spinning import SpinThread
 from robobrain_ros.tf_projection import LiftStatus
 
 STAMP = Time(sec=7)
 ARGUMENTS = (nanoseconds(STAMP), nanoseconds(STAMP), 1.0)
-
-
-@pytest.fixture
-def node(ros):
-    spinner = SpinThread("camera_test")
-    node = rclpy.create_node("camera_test")
-    spinner.executor.add_node(node)
-    spinner.start()
-    yield node
-    spinner.stop()
-    node.destroy_node()
 
 
 def publish_until(publishers, found):
@@ -43,11 +31,11 @@ def publish_until(publishers, found):
     pytest.fail("the camera never found what was published")
 
 
-def test_depth_that_comes_after_its_colour_was_asked_about_is_used(node):
-    camera = Camera(node, "late", Topics("late/color", "late/info", "late/depth", ""), 0.02)
-    depth = node.create_publisher(Image, "late/depth", 2)
-    color = node.create_publisher(Image, "late/color", 2)
-    info = node.create_publisher(CameraInfo, "late/info", 2)
+def test_depth_that_comes_after_its_colour_was_asked_about_is_used(own_node):
+    camera = Camera(own_node, "late", Topics("late/color", "late/info", "late/depth", ""), 0.02)
+    depth = own_node.create_publisher(Image, "late/depth", 2)
+    color = own_node.create_publisher(Image, "late/color", 2)
+    info = own_node.create_publisher(CameraInfo, "late/info", 2)
     first = publish_until([color, info], lambda: camera.find_color(*ARGUMENTS))
     assert first.depth is None
     camera.keep(first)
@@ -57,11 +45,11 @@ def test_depth_that_comes_after_its_colour_was_asked_about_is_used(node):
     assert camera.find_color(*ARGUMENTS) is camera.find(*ARGUMENTS) is whole
 
 
-def test_images_that_come_out_of_order_are_put_in_order(node):
+def test_images_that_come_out_of_order_are_put_in_order(own_node):
     """The newest was taken to be what came last."""
-    camera = Camera(node, "mixed", Topics("mixed/color", "mixed/info", "", ""), 0.02)
-    color = node.create_publisher(Image, "mixed/color", 5)
-    info = node.create_publisher(CameraInfo, "mixed/info", 5)
+    camera = Camera(own_node, "mixed", Topics("mixed/color", "mixed/info", "", ""), 0.02)
+    color = own_node.create_publisher(Image, "mixed/color", 5)
+    info = own_node.create_publisher(CameraInfo, "mixed/info", 5)
     now = nanoseconds(STAMP)
     publish_until([color, info], lambda: camera.find_color(now, now, 1.0))
     order = [int(ms * 1e6) + now for ms in (100, 33, 133, 66)]
@@ -73,3 +61,22 @@ def test_images_that_come_out_of_order_are_put_in_order(node):
         until(partial(camera.find, stamp, now, 1.0))
     newest = camera.find(0, max(order), 1.0)
     assert nanoseconds(newest.color.header.stamp) == max(order)
+
+
+def test_an_image_whose_depth_is_still_on_its_way_did_not_hide_one_that_had_it(own_node):
+    """Without camera info the answer was now NO_CAMERA_INFO and now one without 3D."""
+    camera = Camera(own_node, "few", Topics("few/color", "few/info", "few/depth", ""), 0.02)
+    color = own_node.create_publisher(Image, "few/color", 5)
+    depth = own_node.create_publisher(Image, "few/depth", 5)
+    now = nanoseconds(STAMP)
+    publish_until([color, depth], lambda: with_depth(camera.find_fullest(0, now, 1.0)))
+    later = now + 100_000_000
+    color.publish(Image(header=Header(stamp=rclpy.time.Time(nanoseconds=later).to_msg())))
+    until(lambda: nanoseconds(camera.find_color(0, later, 1.0).color.header.stamp) == later)
+    assert camera.find_color(0, later, 1.0).depth is None
+    assert nanoseconds(camera.find_fullest(0, later, 1.0).color.header.stamp) == now
+    assert camera.find_fullest(later, later, 1.0).depth is None  # the very image was asked for
+
+
+def with_depth(snapshot):
+    return snapshot if snapshot and snapshot.depth else None
