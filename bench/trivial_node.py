@@ -57,5 +57,9 @@ def keep_freed_memory() -> None:
 if __name__ == "__main__":
     keep_freed_memory()
     rclpy.init()
-    with suppress(KeyboardInterrupt, ExternalShutdownException):
-        rclpy.spin(TrivialNode())
+    try:
+        with suppress(KeyboardInterrupt, ExternalShutdownException):
+            rclpy.spin(TrivialNode())
+    except RuntimeError:
+        if rclpy.ok():  # else it ended while a message was being taken, which rclpy can't
+            raise
