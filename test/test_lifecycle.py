@@ -7,17 +7,21 @@ import os
 import signal
 import threading
 import time
+from inspect import iscoroutinefunction
 from pathlib import Path
 
 import pytest
+import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from setting import set_parameter
 from watching import until
 
+from robobrain_ros.brain_node import BrainNode
 from robobrain_ros.client import BrainClient
 from robobrain_ros.errors import ErrorCode
 from robobrain_ros.sim.processes import NodeProcess
+from robobrain_ros.spinning import SpinThread
 
 NODE = "robobrain_ros.brain_node"
 
@@ -213,3 +217,19 @@ def test_a_bad_parameter_ends_the_start_with_a_sentence(ros, name, value, log_fi
     log = log_file.read().decode()
     assert "Can't start" in log and name in log
     assert "Traceback" not in log
+
+
+def test_no_callback_of_the_node_is_a_coroutine(ros):
+    """rclpy's EventsExecutor would send a service's coroutine as its response."""
+    cameras = rclpy.create_node("robobrain_cameras", start_parameter_services=False)
+    spinner = SpinThread("unspun")
+    node = BrainNode(spinner.executor, cameras)
+    try:
+        called = [*node.services, *node.timers, *node.subscriptions]
+        assert len(called) > 15
+        assert not [one for one in called if iscoroutinefunction(one.callback)]
+    finally:
+        node.close()
+        spinner.executor.shutdown()
+        node.destroy_node()
+        cameras.destroy_node()
