@@ -105,9 +105,11 @@ def main() -> int:
         gripper_group_name=robot.MOVE_GROUP_GRIPPER,
         discovery_timeout_sec=5.0,  # it looks for the gripper's server once, here
     )
-    with spinning(node):
-        picked = pick(arm, gripper, *grasp_poses(region))
-    rclpy.shutdown()
+    try:
+        with spinning(node):
+            picked = pick(arm, gripper, *grasp_poses(region))
+    finally:
+        rclpy.shutdown()
     return 0 if picked else 1
 
 

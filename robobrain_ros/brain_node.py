@@ -137,7 +137,7 @@ class BrainNode(LifecycleNode):
         suffix = "/change_state"
         service = next(s for s in self.services if s.srv_name.endswith(suffix))
         self._rclpy_change_state = service.callback
-        defer(service, self._waiting, lambda *asked: self._change_state(*asked[:2]))
+        defer(service, self._waiting, lambda asked, answer, _: self._change_state(asked, answer))
 
     async def _change_state(
         self, request: ChangeState.Request, response: ChangeState.Response

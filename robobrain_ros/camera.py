@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from bisect import insort
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -129,27 +130,22 @@ class Camera:
             kept = self._kept_at(stamp_ns)
             if kept and kept.info and kept.depth_status is not LiftStatus.DEPTH_STALE:
                 return kept
-            for color in self._candidates(stamp_ns, now_ns, max_age_s):
-                snapshot = self._snapshot(color)
-                if self._is_complete(snapshot):
-                    return snapshot
-        return None
+            candidates = self._candidates(stamp_ns, now_ns, max_age_s)
+            return next(filter(self._is_complete, candidates), None)
 
     def find_color(self, stamp_ns: int, now_ns: int, max_age_s: float) -> Snapshot | None:
         """Return the colour image asked for with whatever else is here, or None without colour."""
         with self._lock:
-            if kept := self._kept_at(stamp_ns):
-                return kept
-            for color in self._candidates(stamp_ns, now_ns, max_age_s):
-                return self._snapshot(color)
-        return None
+            return self._kept_at(stamp_ns) or next(
+                self._candidates(stamp_ns, now_ns, max_age_s), None
+            )
 
     def find_fullest(self, stamp_ns: int, now_ns: int, max_age_s: float) -> Snapshot | None:
         """Return what `find_color` does, or rather an older image if only that has its depth."""
         with self._lock:
             if kept := self._kept_at(stamp_ns):
                 return kept
-            found = [self._snapshot(c) for c in self._candidates(stamp_ns, now_ns, max_age_s)]
+            found = list(self._candidates(stamp_ns, now_ns, max_age_s))
         with_depth = (snapshot for snapshot in found if snapshot.depth is not None)
         return next(with_depth, found[0] if found else None)
 
@@ -214,16 +210,19 @@ class Camera:
                 ring.popleft()
             insort(ring, message, key=stamp_of)  # networks and threaded drivers mix the order up
 
-    def _candidates(self, stamp_ns: int, now_ns: int, max_age_s: float) -> list[AnyImage]:
+    def _candidates(self, stamp_ns: int, now_ns: int, max_age_s: float) -> Iterator[Snapshot]:
+        """Of the colour image asked for, or of those that may be it, newest first."""
         if stamp_ns:
             nearest = self._within_tolerance(self._colors, stamp_ns)
-            return [] if nearest is None else [nearest]
-        # Nor from the future: what is left from before a jump back in time is no newest image.
-        return [
-            color
-            for color in reversed(self._colors)
-            if abs(now_ns - stamp_of(color)) <= max_age_s * _NS
-        ]
+            colors = [] if nearest is None else [nearest]
+        else:
+            # Nor from the future: what is left from before a jump back in time is no newest image.
+            colors = [
+                color
+                for color in reversed(self._colors)
+                if abs(now_ns - stamp_of(color)) <= max_age_s * _NS
+            ]
+        return map(self._snapshot, colors)
 
     def _kept_at(self, stamp_ns: int) -> Snapshot | None:
         if not stamp_ns:

@@ -108,6 +108,7 @@ class BrainClient:
     """
 
     def __init__(self, brain: str = "robobrain", name: str = "brain_client") -> None:
+        # Without an EventsExecutor each answer would wait on the parameters' six services, too.
         self._node = rclpy.create_node(name, start_parameter_services=False)
         self._brain = brain
         self._async = AsyncBrainClient(self._node, brain)

@@ -14,6 +14,7 @@ import pytest
 import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from rclpy.executors import SingleThreadedExecutor
 from setting import set_parameter
 from watching import until
 
@@ -21,7 +22,6 @@ from robobrain_ros.brain_node import BrainNode
 from robobrain_ros.client import BrainClient
 from robobrain_ros.errors import ErrorCode
 from robobrain_ros.sim.processes import NodeProcess
-from robobrain_ros.spinning import SpinThread
 
 NODE = "robobrain_ros.brain_node"
 
@@ -222,14 +222,14 @@ def test_a_bad_parameter_ends_the_start_with_a_sentence(ros, name, value, log_fi
 def test_no_callback_of_the_node_is_a_coroutine(ros):
     """rclpy's EventsExecutor would send a service's coroutine as its response."""
     cameras = rclpy.create_node("robobrain_cameras", start_parameter_services=False)
-    spinner = SpinThread("unspun")
-    node = BrainNode(spinner.executor, cameras)
+    executor = SingleThreadedExecutor()
+    node = BrainNode(executor, cameras)
     try:
         called = [*node.services, *node.timers, *node.subscriptions]
         assert len(called) > 15
         assert not [one for one in called if iscoroutinefunction(one.callback)]
     finally:
         node.close()
-        spinner.executor.shutdown()
+        executor.shutdown()
         node.destroy_node()
         cameras.destroy_node()

@@ -22,7 +22,7 @@ from tf2_msgs.msg import TFMessage
 from robobrain_ros.sim import camera_node
 from robobrain_ros.sim.processes import NodeProcess
 from robobrain_ros.sim.tabletop import Tabletop
-from robobrain_ros.spinning import SpinThread
+from robobrain_ros.spinning import spinning
 
 SEED = 2_000_200
 SIZE = (160, 120)
@@ -69,8 +69,8 @@ def test_optical_axes_in_the_link():
 class Listener:
     """Keeps what a camera publishes, subscribed as image consumers are: best effort."""
 
-    def __init__(self, name):
-        self.node = rclpy.create_node("sim_camera_listener")
+    def __init__(self, node, name):
+        self.node = node
         self.heard = {}
         self._changed = threading.Condition()
         for topic in ("color", "aligned_depth_to_color"):
@@ -78,9 +78,6 @@ class Listener:
             self._listen(CameraInfo, f"{name}/{topic}/camera_info", qos_profile_sensor_data)
         static = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._listen(TFMessage, "/tf_static", static)
-        self._spinner = SpinThread("sim_camera_listener")
-        self._spinner.executor.add_node(self.node)
-        self._spinner.start()
 
     def _listen(self, kind, topic, qos):
         def keep(message):
@@ -96,16 +93,11 @@ class Listener:
             assert self._changed.wait_for(condition, WAIT_S), list(self.heard)
             return condition()
 
-    def close(self):
-        self._spinner.stop()
-        self.node.destroy_node()
-
 
 @pytest.fixture
 def listener(ros):
-    listener = Listener("left")
-    yield listener
-    listener.close()
+    with spinning(rclpy.create_node("sim_camera_listener")) as node:
+        yield Listener(node, "left")
 
 
 @pytest.fixture
