@@ -26,9 +26,9 @@ from rcl_interfaces.srv import GetParameters
 from std_msgs.msg import Float64
 
 from robobrain_ros.client import BrainClient
+from robobrain_ros.ros.executors import spinning
 from robobrain_ros.sim.camera_node import color_image
 from robobrain_ros.sim.processes import NodeProcess
-from robobrain_ros.spinning import spinning
 
 GAP_S = 0.02  # between calls
 Milliseconds = dict[str, list[float]]

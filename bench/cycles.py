@@ -23,7 +23,7 @@ import psutil
 import rclpy
 
 from robobrain_ros.client import BrainClient, NoAnswer
-from robobrain_ros.errors import ErrorCode
+from robobrain_ros.core.errors import ErrorCode
 from robobrain_ros.sim.processes import NodeProcess, environment
 
 CLIENTS = 2

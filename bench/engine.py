@@ -36,6 +36,8 @@ import torch
 from numpy.typing import NDArray
 from reference import FAMILY, Question, Reference
 
+from robobrain_ros.core.answer_formats import answer_form
+from robobrain_ros.core.families import TaskKind, Think
 from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import (
     Engine,
@@ -44,10 +46,8 @@ from robobrain_ros.engines.base import (
     generate,
     generate_together,
 )
-from robobrain_ros.engines.checkpoint import NANO_DIRECTORY
-from robobrain_ros.engines.worker import EngineWorker
-from robobrain_ros.families import TaskKind, Think
-from robobrain_ros.forms import answer_form
+from robobrain_ros.engines.local.checkpoint import NANO_DIRECTORY
+from robobrain_ros.engines.local.scheduler import EngineWorker
 from robobrain_ros.sim.tabletop import Tabletop
 from robobrain_ros.sim.truth import Truth
 

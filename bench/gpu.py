@@ -38,10 +38,10 @@ from engine import (
 )
 from reference import Question, Reference
 
+from robobrain_ros.core.families import TaskKind
 from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import generate_together
-from robobrain_ros.engines.loading import Placement, quantization_config
-from robobrain_ros.families import TaskKind
+from robobrain_ros.engines.local.loading import Placement, quantization_config
 
 QUANTIZATIONS = {"bf16": "none", "int8": "int8", "nf4": "nf4"}
 _WORDS = 32

@@ -26,9 +26,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "test"))
-import tiny_checkpoints
+from support import tiny_checkpoints
 
-from robobrain_ros.coordinates import boxes_to_image_pixels, to_image_pixels
+from robobrain_ros.core.answer_formats import answer_form
+from robobrain_ros.core.coordinates import boxes_to_image_pixels, to_image_pixels
+from robobrain_ros.core.families import FAMILIES, Family, TaskKind, Think
+from robobrain_ros.core.parsing import EmptyAnswer, UnparsableAnswer, parse_answer
 from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import (
     EngineError,
@@ -37,9 +40,6 @@ from robobrain_ros.engines.base import (
     GenerationRequest,
     generate_together,
 )
-from robobrain_ros.families import FAMILIES, Family, TaskKind, Think
-from robobrain_ros.forms import answer_form
-from robobrain_ros.tasks import EmptyAnswer, UnparsableAnswer, parse_answer
 
 PER_WEIGHTS = 250  # answers
 BATCH = 25

@@ -20,18 +20,19 @@ from rclpy.logging import LoggingSeverity, set_logger_level
 from rclpy.time import Time
 from tf2_ros import BufferCore, TransformException
 
-from robobrain_ros import messages
-from robobrain_ros.acquisition import Poses
-from robobrain_ros.camera import Snapshot
-from robobrain_ros.drawing import draw
+from robobrain_ros.core.answer_formats import next_part
+from robobrain_ros.core.families import FAMILIES, Family, TaskKind, Think
+from robobrain_ros.core.input_text import checked_text, sentence
+from robobrain_ros.core.parsing import build_prompt
+from robobrain_ros.core.pipeline import Lifting, Query, Result, StopSignal, View, infer
 from robobrain_ros.engines.base import FinishReason, Generation, GenerationRequest
-from robobrain_ros.engines.checkpoint import NANO_DIRECTORY
-from robobrain_ros.engines.encoding import Encoder
-from robobrain_ros.families import FAMILIES, Family, TaskKind, Think
-from robobrain_ros.forms import next_part
-from robobrain_ros.pipeline import Lifting, Query, Result, StopSignal, View, infer
-from robobrain_ros.services import as_brain_error
-from robobrain_ros.tasks import build_prompt
+from robobrain_ros.engines.local.checkpoint import NANO_DIRECTORY
+from robobrain_ros.engines.local.processor import Encoder
+from robobrain_ros.lifting.transforms import matrix_from_transform
+from robobrain_ros.ros import conversions
+from robobrain_ros.ros.acquisition import Poses
+from robobrain_ros.ros.camera import Snapshot
+from robobrain_ros.ros.services import as_brain_error
 from robobrain_ros.tf_projection import (
     DepthImage,
     Intrinsics,
@@ -40,8 +41,7 @@ from robobrain_ros.tf_projection import (
     lift_boxes,
     lift_points,
 )
-from robobrain_ros.transforms import matrix_from_transform
-from robobrain_ros.words import checked_text, sentence
+from robobrain_ros.visualization.annotate import draw
 
 SIZE = (64, 48)
 K = np.array([[60.0, 0, 32], [0, 60, 24], [0, 0, 1]])
@@ -167,7 +167,7 @@ def image_case(rng: Random, tools: Tools) -> str:
         snapshot = Snapshot(color, info, depth, own, LiftStatus.OK, "", rectified)
         elsewhere = _matrix(rng) if rng.random() < 0.3 else None
         poses = Poses("table", None if rng.random() < 0.1 else _matrix(rng), elsewhere)
-    view = messages.view_from(snapshot, poses)
+    view = conversions.view_from(snapshot, poses)
     assert view.rgb.dtype == np.uint8 and view.rgb.ndim == 3 and view.rgb.shape[2] == 3
     encoded = tools.encoder.image(view.rgb)
     assert bool(torch.isfinite(encoded.pixel_values).all()), "not a number"

@@ -33,8 +33,8 @@ import psutil
 import rclpy
 from numpy.typing import NDArray
 
-from robobrain_ros.camera import nanoseconds
 from robobrain_ros.client import BrainClient, NoAnswer
+from robobrain_ros.ros.camera import nanoseconds
 from robobrain_ros.sim.processes import NodeProcess, environment
 from robobrain_ros.sim.tabletop import Tabletop
 from robobrain_ros.sim.truth import Truth

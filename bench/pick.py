@@ -63,9 +63,9 @@ def by_node(model: str) -> Iterator[Ask]:
     import rclpy
 
     from robobrain_ros.client import BrainClient
+    from robobrain_ros.ros.executors import spinning
     from robobrain_ros.sim.asking import Asker, DepthView, SceneSwitch
     from robobrain_ros.sim.processes import NodeProcess, environment
-    from robobrain_ros.spinning import spinning
 
     os.environ.update(environment())
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from robobrain_ros.engines.checkpoint import NANO_DIRECTORY
+from robobrain_ros.engines.local.checkpoint import NANO_DIRECTORY
 
 _TOWER: dict[str, object] = {
     "depth": 32,

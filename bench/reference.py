@@ -26,12 +26,12 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from robobrain_ros.coordinates import sent_size
-from robobrain_ros.engines.grammar import Constraint, Grammar, restrict
-from robobrain_ros.engines.patches import resized
-from robobrain_ros.families import FAMILIES, TaskKind, Think
-from robobrain_ros.forms import answer_form
-from robobrain_ros.tasks import build_prompt
+from robobrain_ros.core.answer_formats import answer_form
+from robobrain_ros.core.coordinates import sent_size
+from robobrain_ros.core.families import FAMILIES, TaskKind, Think
+from robobrain_ros.core.parsing import build_prompt
+from robobrain_ros.engines.local.constrained_decoding import Constraint, Grammar, restrict
+from robobrain_ros.engines.local.image_patches import resized
 
 FAMILY = FAMILIES["robobrain2"]
 OPENING = FAMILY.openings[Think.DEFAULT]

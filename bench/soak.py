@@ -34,9 +34,9 @@ from sensor_msgs.msg import Image
 
 from robobrain_ros.action import Infer
 from robobrain_ros.client import BrainClient, NoAnswer
-from robobrain_ros.errors import ErrorCode
+from robobrain_ros.core.errors import ErrorCode
+from robobrain_ros.ros.executors import spinning
 from robobrain_ros.sim.processes import NodeProcess, environment
-from robobrain_ros.spinning import spinning
 from robobrain_ros.srv import Ask, GetAffordance, GroundObject, PointTo, PredictTrajectory
 
 CLIENTS = 8

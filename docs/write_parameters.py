@@ -6,10 +6,10 @@ python docs/write_parameters.py > docs/parameters.md
 
 from __future__ import annotations
 
-from robobrain_ros.parameters import CAMERA_PARAMETERS, SPECS, Spec
+from robobrain_ros.ros.parameters import CAMERA_PARAMETERS, SPECS, Spec
 
 HEAD = """\
-<!-- Written by docs/write_parameters.py from robobrain_ros/parameters.py: edit that. -->
+<!-- Written by docs/write_parameters.py from robobrain_ros/ros/parameters.py: edit that. -->
 # Parameters
 
 Set them in a file such as [config/brain.yaml](../config/brain.yaml), or with

@@ -20,7 +20,7 @@ from scipy.spatial.transform import Rotation
 
 from robobrain_ros.client import BrainClient
 from robobrain_ros.msg import LiftedRegion
-from robobrain_ros.spinning import spinning
+from robobrain_ros.ros.executors import spinning
 
 if TYPE_CHECKING:
     from pymoveit2 import GripperInterface, MoveIt2

@@ -24,19 +24,19 @@ from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from tf2_ros import Buffer, TransformException, TransformListener
 
-from robobrain_ros import parameters
-from robobrain_ros.actions import InferAction
-from robobrain_ros.camera import Camera, Topics
-from robobrain_ros.deferred import defer
-from robobrain_ros.diagnostics import Diagnostics, Health
+from robobrain_ros.core.errors import BrainError, ErrorCode
 from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import Engine, EngineError
-from robobrain_ros.engines.worker import EngineWorker
-from robobrain_ros.errors import BrainError, ErrorCode
-from robobrain_ros.services import RequestServer, Session
-from robobrain_ros.spinning import SpinThread, until_signalled, wait_for
+from robobrain_ros.engines.local.scheduler import EngineWorker
+from robobrain_ros.ros import parameters
+from robobrain_ros.ros.actions import InferAction
+from robobrain_ros.ros.camera import Camera, Topics
+from robobrain_ros.ros.deferred_services import defer
+from robobrain_ros.ros.diagnostics import Diagnostics, Health
+from robobrain_ros.ros.event_loop import Waiting
+from robobrain_ros.ros.executors import SpinThread, until_signalled, wait_for
+from robobrain_ros.ros.services import RequestServer, Session
 from robobrain_ros.tf_projection import TransformLookup
-from robobrain_ros.waiting import Waiting
 
 _UNLOAD_S = 60.0
 _DRAIN_S, _CLOSE_S = 1.0, 0.5  # of the two seconds in which a signal should end the process

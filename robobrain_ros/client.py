@@ -15,7 +15,7 @@ from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.task import Future
 
-from robobrain_ros.spinning import SpinThread
+from robobrain_ros.ros.executors import SpinThread
 from robobrain_ros.srv import Ask, GetAffordance, GroundObject, PointTo, PredictTrajectory
 
 _NAMES = {

@@ -46,7 +46,7 @@ def create_engine(
     # milliseconds, while the node's other threads have an answer to send.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # torch takes seconds to import: those who only need the protocol don't wait for it.
-    from robobrain_ros.engines.transformers_engine import Options, load_transformers_engine
+    from robobrain_ros.engines.local.engine import Options, load_transformers_engine
 
     return load_transformers_engine(
         model,

@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from robobrain_ros.families import Family
-from robobrain_ros.forms import AnswerForm
+from robobrain_ros.core.answer_formats import AnswerForm
+from robobrain_ros.core.families import Family
 
 
 def never_stop() -> bool:

@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from transformers import Qwen2TokenizerFast
 
-from robobrain_ros.families import Think
+from robobrain_ros.core.families import Think
+from robobrain_ros.core.parsing import TaskKind, build_prompt
 from robobrain_ros.nano.architecture import MERGE, PATCH, SENT_SIZES, TOKEN_PIXELS
 from robobrain_ros.nano.dataset import ScenePool
 from robobrain_ros.nano.questions import NOTHING, Asker, Question
@@ -29,7 +30,6 @@ from robobrain_ros.nano.targets import IGNORED, dominant, meant_tokens, token_ta
 from robobrain_ros.nano.tokenizer import FAMILY
 from robobrain_ros.nano.views import View, training_view
 from robobrain_ros.nano.wordings import capitalised
-from robobrain_ros.tasks import TaskKind, build_prompt
 
 _SIZE_SHARES = (0.6, 0.15, 0.25)
 _REFRESH_BATCHES = 50

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from robobrain_ros.engines.vision import patch_grid
+from robobrain_ros.engines.local.qwen_vision import patch_grid
 
 
 def _rotate_half(x: Tensor) -> Tensor:

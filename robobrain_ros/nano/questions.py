@@ -14,6 +14,7 @@ from enum import Enum
 
 import numpy as np
 
+from robobrain_ros.core.parsing import TaskKind
 from robobrain_ros.nano import talk, wordings
 from robobrain_ros.nano.dataset import NAMES
 from robobrain_ros.nano.places import Place, Region, places
@@ -21,7 +22,6 @@ from robobrain_ros.nano.reaching import Reach, reach
 from robobrain_ros.nano.referents import Referent, referents, unique_names
 from robobrain_ros.nano.views import Box, Seen, View
 from robobrain_ros.sim.pool import TRAY
-from robobrain_ros.tasks import TaskKind
 
 
 class Topic(str, Enum):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from robobrain_ros.lifting.polylines import arc_lengths
 from robobrain_ros.nano.views import View
-from robobrain_ros.polylines import arc_lengths
 
 WAYPOINTS = 5
 _CLEARANCE = 0.03  # over an object on the way, and beside it: metres

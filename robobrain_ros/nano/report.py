@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from robobrain_ros.coordinates import boxes_to_image_pixels, to_image_pixels
+from robobrain_ros.core.coordinates import boxes_to_image_pixels, to_image_pixels
+from robobrain_ros.core.parsing import AnswerError, TaskKind, parse_answer
 from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import Engine
 from robobrain_ros.nano.evaluate import evaluation_views, questions_about
@@ -25,7 +26,6 @@ from robobrain_ros.nano.questions import Question, Topic
 from robobrain_ros.nano.scoring import IN_MASK, IOU, REACHES, REFUSED, RIGHT, ask
 from robobrain_ros.nano.tokenizer import FAMILY
 from robobrain_ros.nano.views import View
-from robobrain_ros.tasks import AnswerError, TaskKind, parse_answer
 
 FIRST_SEED = 1_500_000
 TILE = (320, 240)

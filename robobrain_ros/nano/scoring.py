@@ -12,16 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from robobrain_ros.coordinates import boxes_to_image_pixels, to_image_pixels
-from robobrain_ros.engines import create_engine
-from robobrain_ros.engines.base import Engine, Generation, GenerationRequest, generate
-from robobrain_ros.families import Think
-from robobrain_ros.forms import answer_form
-from robobrain_ros.nano.questions import Asker, Question, Topic
-from robobrain_ros.nano.reaching import Reach, collides, lifted_like
-from robobrain_ros.nano.views import View
-from robobrain_ros.sim.truth import box_iou
-from robobrain_ros.tasks import (
+from robobrain_ros.core.answer_formats import answer_form
+from robobrain_ros.core.coordinates import boxes_to_image_pixels, to_image_pixels
+from robobrain_ros.core.families import Think
+from robobrain_ros.core.parsing import (
     Answer,
     AnswerError,
     EmptyAnswer,
@@ -29,6 +23,12 @@ from robobrain_ros.tasks import (
     build_prompt,
     parse_answer,
 )
+from robobrain_ros.engines import create_engine
+from robobrain_ros.engines.base import Engine, Generation, GenerationRequest, generate
+from robobrain_ros.nano.questions import Asker, Question, Topic
+from robobrain_ros.nano.reaching import Reach, collides, lifted_like
+from robobrain_ros.nano.views import View
+from robobrain_ros.sim.truth import box_iou
 
 MAX_NEW_TOKENS = 160
 Scores = Mapping[str, float]

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AddedToken, Qwen2TokenizerFast
 
-from robobrain_ros.families import FAMILIES
-from robobrain_ros.tasks import TaskKind, build_prompt
+from robobrain_ros.core.families import FAMILIES
+from robobrain_ros.core.parsing import TaskKind, build_prompt
 
 FAMILY_NAME = "robobrain2"
 FAMILY = FAMILIES[FAMILY_NAME]

@@ -32,12 +32,12 @@ from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 
-from robobrain_ros.parameters import Spec, not_a_choice
+from robobrain_ros.ros.executors import until_signalled
+from robobrain_ros.ros.parameters import Spec, not_a_choice
 from robobrain_ros.sim.assets import AssetsNotFound
 from robobrain_ros.sim.depth_sensor import StereoDepthSensor
 from robobrain_ros.sim.layout import NoLayout
 from robobrain_ros.sim.tabletop import Tabletop
-from robobrain_ros.spinning import until_signalled
 
 _FROM_RGB = {
     "rgb8": None,

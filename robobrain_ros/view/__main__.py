@@ -17,7 +17,7 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
-from robobrain_ros.spinning import until_signalled
+from robobrain_ros.ros.executors import until_signalled
 from robobrain_ros.view import options as arguments
 from robobrain_ros.view.node import start
 from robobrain_ros.view.server import NoServer

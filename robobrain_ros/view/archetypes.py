@@ -21,10 +21,10 @@ from scipy.spatial.transform import Rotation
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker
 
-from robobrain_ros.intrinsics import Intrinsics
-from robobrain_ros.pipeline import View
-from robobrain_ros.style import PALETTE
+from robobrain_ros.core.pipeline import View
+from robobrain_ros.lifting.intrinsics import Intrinsics
 from robobrain_ros.view.frames import frame_name
+from robobrain_ros.visualization.style import PALETTE
 
 CAMERA, CLOUD, ANNOTATED = "camera", "cloud", "annotated_image"
 """Paths: the camera's image, the cloud of its depth, and the image with the answers."""

@@ -20,14 +20,14 @@ from sensor_msgs.msg import Image
 from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import Marker, MarkerArray
 
-from robobrain_ros import markers, messages
-from robobrain_ros.acquisition import Poses
-from robobrain_ros.camera import Camera, Snapshot, Topics, nanoseconds, stamp_of
-from robobrain_ros.errors import BrainError
-from robobrain_ros.outputs import DEPTH
-from robobrain_ros.parameters import Spec, declare_camera
-from robobrain_ros.pipeline import View
-from robobrain_ros.spinning import spinning
+from robobrain_ros.core.errors import BrainError
+from robobrain_ros.core.pipeline import View
+from robobrain_ros.ros import conversions, markers
+from robobrain_ros.ros.acquisition import Poses
+from robobrain_ros.ros.camera import Camera, Snapshot, Topics, nanoseconds, stamp_of
+from robobrain_ros.ros.executors import spinning
+from robobrain_ros.ros.parameters import Spec, declare_camera
+from robobrain_ros.ros.publishers import DEPTH
 from robobrain_ros.view import archetypes
 from robobrain_ros.view.frames import Frames, frame_name
 from robobrain_ros.view.recording import Recording
@@ -108,7 +108,7 @@ class ViewNode(Node):
         self._shown_stamp = stamp_of(snapshot.color)
         frame = frame_name(snapshot.color.header.frame_id)
         try:
-            view = messages.view_from(snapshot, Poses("", np.eye(4)))
+            view = conversions.view_from(snapshot, Poses("", np.eye(4)))
         except BrainError as error:
             self._complain(str(error))
             view = self._without_depth(snapshot)
@@ -125,7 +125,7 @@ class ViewNode(Node):
 
     def _without_depth(self, snapshot: Snapshot) -> View | None:
         try:
-            return View(messages.rgb_from(snapshot.color))
+            return View(conversions.rgb_from(snapshot.color))
         except BrainError as error:
             self._complain(str(error))
             return None
@@ -148,7 +148,7 @@ class ViewNode(Node):
     def _annotated(self, message: Image) -> None:
         now = self._now()
         try:
-            rgb = messages.rgb_from(message)
+            rgb = conversions.rgb_from(message)
         except BrainError as error:
             self._complain(str(error))
             return

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A task is a prompt and the parser of its answer: text in, typed Answer or typed failure out."""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robobrain_ros.core.families import Family, TaskKind, Think
+
+__all__ = [
+    "Answer",
+    "AnswerError",
+    "EmptyAnswer",
+    "TaskKind",
+    "Think",
+    "UnparsableAnswer",
+    "build_prompt",
+    "parse_answer",
+    "split_thinking",
+]
+
+MAX_ANSWER_CHARS = 4_000_000
+MAX_COORDINATE = 1e6  # far beyond any image: such a number is a fault, not a place
+_SHOWN_CHARS = 120
+
+
+def _no_points() -> NDArray[np.float64]:
+    return np.empty((0, 2))
+
+
+def _no_boxes() -> NDArray[np.float64]:
+    return np.empty((0, 4))
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A parsed answer, its numbers in the frame and axis order in which the model answered.
+
+    `points` (N, 2) in the order of the answer, `boxes` (M, 4) as two ordered corners (x1 < x2, y1 <
+    y2), `depths` (N,) in the model's own unit, or None when the answer has none. `text` is the
+    answer without the thinking, `thinking` what was reasoned before it ("" when nothing was).
+    """
+
+    kind: TaskKind
+    points: NDArray[np.float64] = field(default_factory=_no_points)
+    boxes: NDArray[np.float64] = field(default_factory=_no_boxes)
+    text: str = ""
+    thinking: str = ""
+    depths: NDArray[np.float64] | None = None
+
+
+class AnswerError(Exception):
+    """The model answered, but not with what the task needs; the message tells what to do.
+
+    `answer` is what it wrote, and `generation` what that took (`engines.base.Generation`), where
+    they are known.
+    """
+
+    answer = ""
+    generation: Any = None
+
+
+class UnparsableAnswer(AnswerError):
+    """The answer is cut off, or not in a form that the task can use."""
+
+
+class EmptyAnswer(AnswerError):
+    """The model answered that there is nothing to report."""
+
+
+def build_prompt(kind: TaskKind, text: str, family: Family) -> str:
+    """The prompt that `family` was trained with, for the user's `text`.
+
+    White space around the text and, but for ASK, its final full stops are dropped: the prompts
+    bring their own punctuation. Everything else in the text, braces included, is kept.
+    """
+    text = text.strip()
+    if kind is not TaskKind.ASK:
+        text = text.rstrip(". \t\r\n")
+    return family.prompts[kind].replace("{text}", text)
+
+
+def split_thinking(raw: str, opening: str = "") -> tuple[str, str]:
+    """Split generated text into (thinking, answer), both without tags.
+
+    `raw` is what the model generated after `opening`, the text that opened its turn. Without tags
+    all of it is the answer. Raises UnparsableAnswer when the answer was cut off before the thinking
+    ended.
+    """
+    thinking, closed, answer = (opening + raw).rpartition("</think>")
+    if "<think>" in answer:
+        raise UnparsableAnswer(
+            "The model was still thinking when its answer was cut off: "
+            "allow more tokens or a longer timeout, or turn thinking off."
+        )
+    if "<answer>" in answer:
+        answer = answer.rpartition("<answer>")[2]
+    answer = answer.partition("</answer>")[0]
+    thinking = re.sub(r"</?(?:think|answer)>", "", thinking) if closed else ""
+    return thinking.strip(), answer.strip()
+
+
+def parse_answer(kind: TaskKind, raw: str, family: Family, opening: str = "") -> Answer:
+    """Parse what a model generated after `opening` into an Answer with something in it.
+
+    POINT and TRAJECTORY have at least one point, GROUNDING at least one box, AFFORDANCE a box (or a
+    point, for families that point at affordances), ASK text. Lists in round or square brackets,
+    nested or not, amid sentences, and Qwen's JSON are understood; numbers without brackets are not.
+    Raises EmptyAnswer when the model says that there is nothing, UnparsableAnswer for anything
+    else. Takes time linear in the length of `raw`.
+    """
+    if len(raw) > MAX_ANSWER_CHARS:
+        raise UnparsableAnswer(
+            f"The model's answer is {len(raw)} characters long: lower the token limit."
+        )
+    thinking, text = split_thinking(raw, opening)
+    if not text:
+        raise EmptyAnswer(
+            "The model answered nothing: rephrase the request or choose another model."
+        )
+    if kind is TaskKind.ASK:
+        return Answer(kind, text=text, thinking=thinking)
+    wants_boxes = kind is TaskKind.GROUNDING or (
+        kind is TaskKind.AFFORDANCE and not family.affordance_is_point
+    )
+    groups = list(_number_groups(text))
+    if not groups:
+        _raise_for_no_numbers(text)
+    if wants_boxes:
+        return Answer(kind, boxes=_boxes(groups, text), text=text, thinking=thinking)
+    points = _points(groups, text, family.has_depth and kind is TaskKind.TRAJECTORY)
+    depths = points[:, 2] if points.shape[1] == 3 else None
+    return Answer(kind, points=points[:, :2], text=text, thinking=thinking, depths=depths)
+
+
+# Innermost bracket pairs. No pattern backtracks further than to the previous bracket.
+_GROUP = re.compile(r"\(([^()\[\]]*)\)|\[([^()\[\]]*)\]")
+_JSON_GROUP = re.compile(r'"(?:bbox|point)(?:_2d)?"\s*:\s*\[([^()\[\]]*)\]')
+_NUMBER = re.compile(
+    r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf(?:inity)?)",
+    # Beyond ASCII, ı is an i for IGNORECASE and none for float().
+    re.IGNORECASE | re.ASCII,
+)
+_MAX_GROUP_CHARS = 400
+_NOTHING = re.compile(
+    r"\W*(?:none|null|nothing|no|n/a|not (?:visible|found|present|in the image)"
+    r"|(?:there (?:is|are) )?no(?:ne|t any)? [\w ,'-]{1,100})?\W*",
+    re.IGNORECASE | re.ASCII,
+)
+
+
+def _number_groups(text: str) -> Iterator[tuple[float, ...]]:
+    """Each bracketed list of two or more numbers; other brackets (asides) are passed over."""
+    json_groups = _JSON_GROUP.findall(text)
+    for content in json_groups or (a or b for a, b in _GROUP.findall(text)):
+        if len(content) > _MAX_GROUP_CHARS:
+            continue
+        tokens = [token.strip() for token in content.split(",")]
+        if len(tokens) > 1 and all(_NUMBER.fullmatch(token) for token in tokens):
+            group = tuple(float(token) for token in tokens)
+            if not all(math.isfinite(value) and abs(value) <= MAX_COORDINATE for value in group):
+                raise UnparsableAnswer(
+                    f"The model's answer is no place in an image ({_shown(content)}): "
+                    "ask again or choose another model."
+                )
+            yield group
+
+
+def _points(
+    groups: list[tuple[float, ...]], text: str, may_have_depth: bool
+) -> NDArray[np.float64]:
+    """The groups as points (N, 2), or (N, 3) with depth; all of one kind."""
+    sizes = {len(group) for group in groups}
+    if sizes == {2} or (may_have_depth and sizes == {3}):
+        return np.array(groups, dtype=np.float64)
+    raise _unparsable("points", text)
+
+
+def _boxes(groups: list[tuple[float, ...]], text: str) -> NDArray[np.float64]:
+    """The groups as boxes (M, 4) with ordered corners; two points alone are a box's corners."""
+    if [len(group) for group in groups] == [2, 2]:
+        groups = [groups[0] + groups[1]]
+    if {len(group) for group in groups} != {4}:
+        raise _unparsable("boxes", text)
+    corners = np.sort(np.array(groups, dtype=np.float64).reshape(-1, 2, 2), axis=1)
+    boxes = corners[(corners[:, 1] > corners[:, 0]).all(axis=1)].reshape(-1, 4)
+    if not len(boxes):
+        raise UnparsableAnswer(
+            f"The model's box has no area ({_shown(text)}): "
+            "rephrase the request or move the camera closer."
+        )
+    return boxes
+
+
+def _raise_for_no_numbers(text: str) -> None:
+    groups = [(a or b) for a, b in _GROUP.findall(text)]
+    only_empty_lists = bool(groups) and not any(group.strip() for group in groups)
+    if only_empty_lists or (len(text) <= 200 and _NOTHING.fullmatch(text)):
+        raise EmptyAnswer(
+            f"The model sees no such thing in the image ({_shown(text)}): "
+            "rephrase the request or turn the camera to it."
+        )
+    raise _unparsable("coordinates in brackets", text)
+
+
+def _unparsable(wanted: str, text: str) -> UnparsableAnswer:
+    return UnparsableAnswer(
+        f"The model's answer is not a list of {wanted} ({_shown(text)}): "
+        "rephrase the request, check the model's family, or choose another model."
+    )
+
+
+def _shown(text: str) -> str:
+    text = " ".join(text[: 4 * _SHOWN_CHARS].split())
+    return f'"{text}"' if len(text) <= _SHOWN_CHARS else f'"{text[:_SHOWN_CHARS]}…"'

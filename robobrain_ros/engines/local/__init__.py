@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Qwen-VL models (RoboBrain, nano) in this process, on torch and transformers."""

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lifting gives: positions in a target frame with their quality, or why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from robobrain_ros.lifting.depth_image import FloatArray
+
+IDENTITY_QUATERNION = np.array([0.0, 0.0, 0.0, 1.0])
+
+
+class LiftStatus(IntEnum):
+    """Why there is no 3D result, or OK; the numbers are those of LiftedPoint.msg and
+    LiftedRegion.msg.
+    """
+
+    OK = 0
+    NO_DEPTH_CAMERA = 1
+    DEPTH_HOLE = 2
+    OUT_OF_RANGE = 3
+    OUTSIDE_DEPTH_VIEW = 4
+    DEPTH_STALE = 5
+    NO_TRANSFORM = 6
+
+
+@dataclass(frozen=True, eq=False)
+class LiftedPoint:
+    """A pixel lifted to 3D.
+
+    pixel: (2,) of the colour image. position: (3,) m in the target frame, None unless status is OK.
+    orientation: quaternion in the target frame: z along the surface normal on the camera's side, x
+    as near as possible to the camera's right; the identity without a normal (`has_normal`). depth:
+    m along the optical axis. valid_fraction: share of the depth pixels around the point that hold
+    depth. spread: m, robust standard deviation of the surface's depths about its local plane.
+    covariance: (3, 3) m^2 of the position in the target frame. Depth, spread and covariance are 0
+    where unknown; depth and spread are known for NO_TRANSFORM. interpolated: the position was put
+    between its neighbours (paths.py); status then says what the depth at the pixel itself gave.
+    """
+
+    pixel: FloatArray
+    status: LiftStatus
+    position: FloatArray | None
+    orientation: FloatArray
+    has_normal: bool
+    depth: float
+    valid_fraction: float
+    spread: float
+    covariance: FloatArray
+    interpolated: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class LiftedRegion:
+    """A box of the image lifted to the object that it shows.
+
+    box: (4,) x1, y1, x2, y2 in pixels of the colour image. pixel, position, orientation, depth,
+    spread and covariance: as of a LiftedPoint, for a point on the object's surface near the box's
+    centre (pixel is the box's centre where there is none). valid_fraction: share of the box's depth
+    pixels that hold depth. centre and size: (3,) m, the box around the object's visible part,
+    aligned with the target frame's axes; 0 unless status is OK. box_orientation: quaternion of that
+    box.
+    """
+
+    box: FloatArray
+    pixel: FloatArray
+    status: LiftStatus
+    position: FloatArray | None
+    orientation: FloatArray
+    has_normal: bool
+    centre: FloatArray
+    size: FloatArray
+    box_orientation: FloatArray
+    depth: float
+    valid_fraction: float
+    spread: float
+    covariance: FloatArray
+
+
+def failed_point(
+    pixel: FloatArray,
+    status: LiftStatus,
+    valid_fraction: float = 0.0,
+    depth: float = 0.0,
+    spread: float = 0.0,
+) -> LiftedPoint:
+    """Return a pixel (2,) without a position, and what is known all the same."""
+    return LiftedPoint(
+        pixel=pixel,
+        status=status,
+        position=None,
+        orientation=IDENTITY_QUATERNION.copy(),
+        has_normal=False,
+        depth=depth,
+        valid_fraction=valid_fraction,
+        spread=spread,
+        covariance=np.zeros((3, 3)),
+    )

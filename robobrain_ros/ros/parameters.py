@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node's parameters: declared once, with a description and the values that they take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from robobrain_ros.core.families import FAMILIES
+
+_LONG = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One parameter: its default, what it means, and its range or list of choices."""
+
+    name: str
+    default: Any
+    description: str
+    choices: tuple[str, ...] = ()
+    range: tuple[float, float] | None = None
+    load_time: bool = False
+    """Read when the model is loaded or the cameras are subscribed: fixed while configured."""
+
+    def descriptor(self) -> ParameterDescriptor:
+        descriptor = ParameterDescriptor(description=self.description)
+        if self.choices:
+            descriptor.additional_constraints = "one of: " + ", ".join(self.choices)
+        if self.range is not None and isinstance(self.default, int):
+            low, high = map(int, self.range)
+            descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=0)]
+        elif self.range is not None:
+            low, high = map(float, self.range)
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=low, to_value=high, step=0.0)
+            ]
+        return descriptor
+
+
+SPECS = (
+    Spec(
+        "model",
+        "nano",
+        "Model to load: `nano` (ships with the package), a directory, or a hub id such as "
+        "BAAI/RoboBrain2.0-3B.",
+        load_time=True,
+    ),
+    Spec(
+        "family",
+        "auto",
+        "Prompts and coordinate frame of the model; `auto` decides by the checkpoint.",
+        choices=("auto", *FAMILIES),
+        load_time=True,
+    ),
+    Spec(
+        "quantization",
+        "auto",
+        "Weights of the language part: as stored, 8 bit or 4 bit (bitsandbytes); `auto` takes nf4 "
+        "when there is a GPU, but for small models.",
+        choices=("auto", "none", "int8", "nf4"),
+        load_time=True,
+    ),
+    Spec(
+        "device",
+        "auto",
+        "Where the model runs; `auto` takes CUDA when there is a GPU.",
+        choices=("auto", "cuda", "cpu"),
+        load_time=True,
+    ),
+    Spec(
+        "max_pixels",
+        0,
+        "Images are scaled down to at most this many pixels before the model sees them; "
+        "0 = the checkpoint's own limit.",
+        range=(0, _LONG),
+        load_time=True,
+    ),
+    Spec(
+        "image_cache",
+        256,
+        "Memory for what the model has read of images, so that the next question about the same "
+        "one is answered sooner, megabytes; 0 = none.",
+        range=(0, 1_000_000),
+        load_time=True,
+    ),
+    Spec(
+        "grammar",
+        True,
+        "Hold answers to the form that their task needs, inside the image: they can't fail to "
+        "parse, and take fewer steps. Off = take what the model writes.",
+        load_time=True,
+    ),
+    Spec(
+        "max_new_tokens",
+        768,
+        "Longest answer, thinking included, in tokens.",
+        range=(1, 32768),
+    ),
+    Spec(
+        "cameras",
+        ["camera"],
+        "Camera names; the first is the default. Each has <name>.color_topic, .info_topic, "
+        ".depth_topic and .depth_info_topic.",
+        load_time=True,
+    ),
+    Spec(
+        "target_frame",
+        "",
+        "Frame of the 3D results when a request names none; empty = the camera's optical frame.",
+    ),
+    Spec(
+        "request_timeout",
+        30.0,
+        "Seconds that a request may take when it names no timeout.",
+        range=(0.01, 3600.0),
+    ),
+    Spec(
+        "image_timeout",
+        2.0,
+        "Seconds to wait for a fresh image before NO_IMAGE or IMAGE_STALE.",
+        range=(0.0, 60.0),
+    ),
+    Spec(
+        "max_image_age",
+        1.0,
+        "The newest image is refused as stale when it is older than this, seconds.",
+        range=(0.01, 3600.0),
+    ),
+    Spec(
+        "sync_tolerance",
+        0.02,
+        "Colour and depth belong together when their stamps differ by at most this, seconds.",
+        range=(0.0, 1.0),
+    ),
+    Spec(
+        "tf_timeout",
+        0.5,
+        "Seconds to wait for the transform at the image's stamp.",
+        range=(0.0, 10.0),
+    ),
+    Spec("min_depth", 0.1, "Depth nearer than this is OUT_OF_RANGE, metres.", range=(0.0, 100.0)),
+    Spec(
+        "max_depth", 10.0, "Depth farther than this is OUT_OF_RANGE, metres.", range=(0.0, 1000.0)
+    ),
+    Spec(
+        "fixed_frame",
+        "",
+        "A frame that stands still while the cameras move, such as odom, map, or an arm's base: "
+        "it ties together depth and colour of different moments or cameras; empty = target_frame.",
+    ),
+    Spec(
+        "depth_noise",
+        0.0025,
+        "Standard deviation of the depth at one metre, where it grows with its square, metres; "
+        "for stereo the disparity's error over focal length times baseline (default: RealSense "
+        "D435).",
+        range=(0.0, 1.0),
+    ),
+    Spec(
+        "depth_noise_floor",
+        0.0005,
+        "Standard deviation that the depth has however near, metres.",
+        range=(0.00001, 1.0),
+    ),
+    Spec(
+        "pixel_noise",
+        0.5,
+        "Standard deviation of a result's place in the image, depth pixels.",
+        range=(0.0, 100.0),
+    ),
+    Spec(
+        "path_height",
+        "interpolate",
+        "Where the waypoints of a trajectory are: on the depth behind each pixel, on the way from "
+        "the first one's depth to the last one's, or lifted above the surface by path_clearance.",
+        choices=("interpolate", "surface", "lift"),
+    ),
+    Spec(
+        "path_clearance",
+        0.05,
+        "How far path_height `lift` stays above the surface, metres.",
+        range=(0.0, 10.0),
+    ),
+    Spec(
+        "max_batch",
+        8,
+        "Requests that the model answers at once, token by token in turn.",
+        range=(1, 64),
+        load_time=True,
+    ),
+    Spec(
+        "max_pending",
+        8,
+        "Requests that may wait beside those; one more is answered BUSY.",
+        range=(1, 1024),
+        load_time=True,
+    ),
+    Spec(
+        "autostart",
+        False,
+        "Configure and activate at start, for use without a lifecycle manager.",
+        load_time=True,
+    ),
+)
+
+CAMERA_PARAMETERS: dict[str, tuple[str | bool, str]] = {
+    "color_topic": (
+        "{name}/color/image_raw",
+        "Colour image of the camera {name}; a name that ends in /compressed carries compressed "
+        "images.",
+    ),
+    "info_topic": ("{name}/color/camera_info", "Intrinsics of the colour image of {name}."),
+    "depth_topic": (
+        "{name}/aligned_depth_to_color/image_raw",
+        "Depth of {name} (16UC1 mm or 32FC1 m; a name that ends in /compressedDepth carries "
+        "compressed images); empty = no depth.",
+    ),
+    "depth_info_topic": (
+        "",
+        "Intrinsics of the depth of {name}, where it comes from another camera than colour: TF "
+        "then joins the two; empty = the depth is registered to colour, and has its intrinsics.",
+    ),
+    "rectified": (
+        False,
+        "The images of {name} are rectified: their intrinsics are P of the camera info, without "
+        "distortion.",
+    ),
+}
+
+
+def declare(node: Node) -> None:
+    """Declare every parameter on `node`; each camera's topics follow from `cameras`."""
+    for spec in SPECS:
+        node.declare_parameter(spec.name, spec.default, spec.descriptor())
+    for name in node.get_parameter("cameras").value:
+        declare_camera(node, name)
+
+
+def declare_camera(node: Node, name: str) -> None:
+    """Declare the topics of the camera `name` and what they carry, once."""
+    for key, (default, description) in CAMERA_PARAMETERS.items():
+        if not node.has_parameter(f"{name}.{key}"):
+            descriptor = ParameterDescriptor(description=description.format(name=name))
+            value = default.format(name=name) if isinstance(default, str) else default
+            node.declare_parameter(f"{name}.{key}", value, descriptor)
+
+
+def refuse(node: Node, parameters: list[Parameter], configured: bool) -> str:
+    """Return why these new values of `node` can't be taken, or an empty string when they can.
+
+    `configured`: the model is loaded, so load-time parameters are fixed until cleanup.
+    """
+    load_time = {spec.name for spec in SPECS if spec.load_time}
+    for parameter in parameters:
+        name, value = parameter.name, parameter.value
+        if configured and (name in load_time or name.rpartition(".")[2] in CAMERA_PARAMETERS):
+            return f"{name} is fixed while the node is configured: clean it up first."
+        if name == "cameras" and (not value or "" in value or len(set(value)) != len(value)):
+            return "cameras needs at least one name, each of them different and not empty."
+    new = {parameter.name: parameter.value for parameter in parameters}
+    limits = [new.get(name, _value(node, name)) for name in ("min_depth", "max_depth")]
+    if None not in limits and limits[0] >= limits[1]:
+        return f"min_depth {limits[0]} m must be below max_depth {limits[1]} m."
+    return not_a_choice(SPECS, parameters)
+
+
+def _value(node: Node, name: str) -> Any:
+    """Return a parameter's value, None before it is declared."""
+    return node.get_parameter(name).value if node.has_parameter(name) else None
+
+
+def not_a_choice(specs: Sequence[Spec], parameters: Sequence[Parameter]) -> str:
+    """Return what is wrong with a value that is none of its spec's choices, or an empty string."""
+    choices = {spec.name: spec.choices for spec in specs if spec.choices}
+    for parameter in parameters:
+        allowed = choices.get(parameter.name, (parameter.value,))
+        if parameter.value not in allowed:
+            return f"{parameter.name} is one of {', '.join(allowed)}, not {parameter.value}."
+    return ""

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a model's words to lifted results, with a model that says what the test wants."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from robobrain_ros.core.answer_formats import answer_form
+from robobrain_ros.core.errors import BrainError, ErrorCode
+from robobrain_ros.core.families import FAMILIES, TaskKind, Think
+from robobrain_ros.core.parsing import EmptyAnswer, UnparsableAnswer
+from robobrain_ros.core.pipeline import Lifting, Query, StopSignal, View, infer
+from robobrain_ros.engines.base import FinishReason, Generation, Stage
+from robobrain_ros.lifting.trajectories import PathHeight
+from robobrain_ros.tf_projection import DepthImage, Intrinsics, LiftStatus
+
+WIDTH, HEIGHT = 640, 480
+SENT = (336, 252)
+INTRINSICS = Intrinsics(WIDTH, HEIGHT, np.array([[500, 0, 320], [0, 500, 240], [0, 0, 1.0]]), ())
+
+
+class ScriptedEngine:
+    """Says `text`."""
+
+    def __init__(self, text: str, family: str = "robobrain2_3b", stops: bool = False) -> None:
+        self.family = FAMILIES[family]
+        self.requests = []
+        self._text = text
+        self._stops = stops
+
+    def answer(self, request):
+        self.requests.append(request)
+        finish = FinishReason.EOS
+        if self._stops:
+            while not request.stop():
+                time.sleep(0.001)
+            finish = FinishReason.STOPPED
+        return Generation(self._text, finish, SENT, 100, 10, 0, 0.01, 0.02, 0.03)
+
+
+def inferred(engine, query, view, lifting, stop, report=None):
+    """What the worker does with `infer`."""
+    work = infer(engine, query, view, lifting, stop, report)
+    try:
+        work.send(engine.answer(next(work)))
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("one question is asked, no more")
+
+
+def view(depth: bool = True, **fields) -> View:
+    rgb = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    if not depth:
+        return View(rgb, **fields)
+    metres = np.full((HEIGHT, WIDTH), 2.0, np.float32)
+    return View(rgb, DepthImage(metres, "32FC1"), INTRINSICS, np.eye(4), LiftStatus.OK)
+
+
+def run(text, kind=TaskKind.POINT, family="robobrain2_3b", seen=None, **fields):
+    engine = ScriptedEngine(text, family)
+    query = Query(kind, "the red can", **fields)
+    stop = StopSignal(time.monotonic() + 10)
+    return inferred(engine, query, lambda: seen or view(), Lifting(), stop)[0]
+
+
+def test_pixels_are_scaled_back_per_axis_and_lifted():
+    result = run("[(168, 126), (0, 0)]")
+    np.testing.assert_allclose(result.points[0].pixel, (320, 240))
+    np.testing.assert_allclose(result.points[0].position, (0, 0, 2), atol=1e-6)
+    assert result.points[0].status is LiftStatus.OK
+
+
+def test_relative_coordinates_do_not_depend_on_the_size_sent():
+    result = run("[(500, 250)]", family="robobrain2_5")
+    np.testing.assert_allclose(result.points[0].pixel, (320, 120))
+
+
+def test_points_outside_the_image_are_dropped_and_none_left_is_an_empty_answer():
+    assert len(run("[(168, 126), (900, 900)]").points) == 1
+    with pytest.raises(EmptyAnswer, match="outside"):
+        run("[(900, 900)]")
+
+
+def test_max_points_keeps_the_first():
+    text = "[(10, 10), (20, 20), (30, 30)]"
+    assert len(run(text).points) == 3
+    kept = run(text, max_points=2).points
+    assert [round(point.pixel[0] * SENT[0] / WIDTH) for point in kept] == [10, 20]
+
+
+def test_affordance_as_a_point_becomes_a_region_around_it():
+    result = run("[(500, 500)]", TaskKind.AFFORDANCE, family="robobrain2_5")
+    assert not result.points
+    x1, y1, x2, y2 = result.regions[0].box
+    assert x1 < 320 < x2 and y1 < 240 < y2 and x2 - x1 < WIDTH / 10
+
+
+def test_boxes_become_regions():
+    result = run("[84, 63, 252, 189]", TaskKind.GROUNDING)
+    np.testing.assert_allclose(result.regions[0].box, (160, 120, 480, 360))
+    assert result.regions[0].status is LiftStatus.OK
+
+
+@pytest.mark.parametrize("status", [LiftStatus.NO_DEPTH_CAMERA, LiftStatus.DEPTH_STALE])
+@pytest.mark.parametrize(
+    ("kind", "text"), [(TaskKind.POINT, "[(1, 2)]"), (TaskKind.GROUNDING, "[1, 2, 30, 40]")]
+)
+def test_without_depth_the_reason_is_told(kind, text, status):
+    result = run(text, kind, seen=view(depth=False, depth_status=status))
+    lifted = (*result.points, *result.regions)
+    assert [one.status for one in lifted] == [status]
+    assert lifted[0].position is None
+
+
+def test_thinking_opens_the_assistants_turn_as_the_family_does():
+    engine = ScriptedEngine("far left</think><answer>[(1, 2)]</answer>", "robobrain2")
+    query = Query(TaskKind.POINT, "the red can", think=Think.ON)
+    stop = StopSignal(time.monotonic() + 10)
+    result, _ = inferred(engine, query, view, Lifting(), stop)
+    assert engine.requests[0].opening == "<think>"
+    assert result.answer.thinking == "far left"
+    assert len(result.points) == 1
+
+
+def test_an_answer_cut_off_while_thinking_is_an_error():
+    with pytest.raises(UnparsableAnswer):
+        run("let me see, the can", family="robobrain2", think=Think.ON)
+
+
+def test_a_request_that_is_over_before_it_starts_touches_nothing():
+    engine = ScriptedEngine("[(1, 2)]")
+    stop = StopSignal(time.monotonic() - 1)
+    with pytest.raises(BrainError) as error:
+        inferred(engine, Query(TaskKind.POINT, "x"), pytest.fail, Lifting(), stop)
+    assert error.value.code is ErrorCode.TIMEOUT
+    assert not engine.requests
+
+
+def test_the_deadline_stops_a_generation():
+    engine = ScriptedEngine("", stops=True)
+    stop = StopSignal(time.monotonic() + 0.05)
+    with pytest.raises(BrainError) as error:
+        inferred(engine, Query(TaskKind.POINT, "x"), view, Lifting(), stop)
+    assert error.value.code is ErrorCode.TIMEOUT
+
+
+def test_the_first_reason_to_stop_counts():
+    stop = StopSignal(time.monotonic() + 10)
+    assert not stop()
+    stop.set(BrainError(ErrorCode.NOT_ACTIVE, "first"))
+    stop.set(BrainError(ErrorCode.CANCELLED, "second"))
+    with pytest.raises(BrainError, match="first"):
+        stop.check()
+
+
+def test_a_trajectory_takes_the_path_height_of_the_request():
+    depth = np.full((HEIGHT, WIDTH), 2.0, np.float32)
+    depth[:, 300:340] = 4.0  # what lies behind the middle waypoint
+    seen = View(
+        np.zeros((HEIGHT, WIDTH, 3), np.uint8),
+        DepthImage(depth, "32FC1"),
+        INTRINSICS,
+        np.eye(4),
+        LiftStatus.OK,
+    )
+    engine = ScriptedEngine("[(84, 126), (168, 126), (252, 126)]")
+    query = Query(TaskKind.TRAJECTORY, "reach for the red can")
+
+    def middle(lifting):
+        stop = StopSignal(time.monotonic() + 10)
+        return inferred(engine, query, lambda: seen, lifting, stop)[0].points[1]
+
+    on_surface = middle(Lifting(path_height=PathHeight.SURFACE))
+    assert on_surface.position[2] == pytest.approx(4.0) and not on_surface.interpolated
+    between = middle(Lifting())
+    assert between.position[2] == pytest.approx(2.0) and between.interpolated
+    lifted = middle(Lifting(path_height=PathHeight.LIFT, path_clearance=0.5))
+    assert np.linalg.norm(lifted.position) == pytest.approx(3.5, abs=1e-3)
+    with pytest.raises(BrainError) as refused:
+        middle(Lifting(path_height=PathHeight.LIFT, path_clearance=5.0))
+    assert refused.value.code is ErrorCode.BAD_REQUEST
+
+
+def test_the_answers_form_is_that_of_task_family_and_max_points():
+    engine = ScriptedEngine("[(1, 2)]")
+    stop = StopSignal(time.monotonic() + 10)
+    for query in (Query(TaskKind.POINT, "x", max_points=3), Query(TaskKind.ASK, "x")):
+        inferred(engine, query, view, Lifting(), stop)
+    point, ask = engine.requests
+    assert point.form == answer_form(TaskKind.POINT, engine.family, 3)
+    assert ask.form is None
+
+
+def test_lifting_is_reported():
+    told = []
+    stop = StopSignal(time.monotonic() + 10)
+    query = Query(TaskKind.POINT, "x")
+    inferred(ScriptedEngine("[(1, 2)]"), query, view, Lifting(), stop, lambda *a: told.append(a))
+    assert told == [(Stage.LIFTING, "", 10)]
+
+
+@pytest.mark.parametrize(
+    ("query", "is_talk"),
+    [
+        (Query(TaskKind.POINT, "x"), False),
+        (Query(TaskKind.POINT, "x", Think.ON), True),
+        (Query(TaskKind.ASK, "x"), True),
+    ],
+)
+def test_what_may_take_long_is_talk(query, is_talk):
+    assert query.is_talk is is_talk
