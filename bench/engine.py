@@ -38,14 +38,9 @@ from reference import FAMILY, Question, Reference
 
 from robobrain_ros.core.answer_formats import answer_form
 from robobrain_ros.core.families import TaskKind, Think
+from robobrain_ros.core.requests import Generation, GenerationRequest
 from robobrain_ros.engines import create_engine
-from robobrain_ros.engines.base import (
-    Engine,
-    Generation,
-    GenerationRequest,
-    generate,
-    generate_together,
-)
+from robobrain_ros.engines.base import Engine, generate, generate_together
 from robobrain_ros.engines.local.checkpoint import NANO_DIRECTORY
 from robobrain_ros.engines.local.scheduler import EngineWorker
 from robobrain_ros.sim.tabletop import Tabletop

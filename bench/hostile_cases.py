@@ -21,11 +21,14 @@ from rclpy.time import Time
 from tf2_ros import BufferCore, TransformException
 
 from robobrain_ros.core.answer_formats import next_part
+from robobrain_ros.core.cancellation import StopSignal
 from robobrain_ros.core.families import FAMILIES, Family, TaskKind, Think
 from robobrain_ros.core.input_text import checked_text, sentence
+from robobrain_ros.core.observations import Observation
 from robobrain_ros.core.parsing import build_prompt
-from robobrain_ros.core.pipeline import Lifting, Query, Result, StopSignal, View, infer
-from robobrain_ros.engines.base import FinishReason, Generation, GenerationRequest
+from robobrain_ros.core.pipeline import Query, infer
+from robobrain_ros.core.requests import FinishReason, Generation, GenerationRequest
+from robobrain_ros.core.results import Result
 from robobrain_ros.engines.local.checkpoint import NANO_DIRECTORY
 from robobrain_ros.engines.local.processor import Encoder
 from robobrain_ros.lifting.transforms import matrix_from_transform
@@ -35,6 +38,7 @@ from robobrain_ros.ros.camera import Snapshot
 from robobrain_ros.ros.services import as_brain_error
 from robobrain_ros.tf_projection import (
     DepthImage,
+    DepthScene,
     Intrinsics,
     LiftStatus,
     TransformLookup,
@@ -59,18 +63,17 @@ class Tools:
     """CPU time that the case which runs may take because of its size."""
 
     @cached_property
-    def views(self) -> tuple[View, ...]:
+    def views(self) -> tuple[Observation, ...]:
         """Images without depth of ordinary and odd sizes, and one with depth and holes in it."""
         rng = np.random.default_rng(0)
         sizes = ((640, 480), SIZE, (1, 1), (7, 1000))
-        flat = [View(np.zeros((height, width, 3), np.uint8)) for width, height in sizes]
+        flat = [Observation(np.zeros((h, w, 3), np.uint8), DepthScene()) for w, h in sizes]
         depth = rng.uniform(0.2, 3.0, SIZE[::-1]).astype(np.float32)
         depth[rng.random(depth.shape) < 0.3] = np.nan
         rgb = rng.integers(0, 256, (*SIZE[::-1], 3), np.uint8)
-        whole = View(
-            rgb, DepthImage(depth, "32FC1"), Intrinsics(*SIZE, K, ()), np.eye(4), LiftStatus.OK
-        )
-        return (*flat, whole)
+        calibrated = DepthImage(depth, "32FC1"), Intrinsics(*SIZE, K, ())
+        whole = DepthScene(*calibrated, np.eye(4), LiftStatus.OK)
+        return (*flat, Observation(rgb, whole))
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -110,9 +113,7 @@ def answer_case(rng: Random, tools: Tools) -> str:
     query = Query(kind, "cup", rng.choice(list(Think)), rng.choice((0, 0, 0, 1, 7, 2**32 - 1)))
     view = rng.choice(tools.views)
     sent = rng.choice(((644, 476), (28, 28), (448, 336), (28, 5600)))
-    work = infer(
-        SimpleNamespace(family=family), query, lambda: view, Lifting(), StopSignal(math.inf)
-    )
+    work = infer(SimpleNamespace(family=family), query, lambda: view, StopSignal(math.inf))
     asked = next(work)
     if asked.form is not None:
         assert len(next_part(asked.form, sent, "") or "") < 100_000, "a form grows without end"
@@ -127,7 +128,7 @@ def answer_case(rng: Random, tools: Tools) -> str:
     raise AssertionError("one question is asked, no more")
 
 
-def _check(result: Result, kind: TaskKind, seen: View) -> None:
+def _check(result: Result, kind: TaskKind, seen: Observation) -> None:
     height, width = seen.rgb.shape[:2]
     assert result.answer.text, "no answer"
     assert kind is TaskKind.ASK or result.points or result.regions, "success with nothing in it"
@@ -167,13 +168,14 @@ def image_case(rng: Random, tools: Tools) -> str:
         snapshot = Snapshot(color, info, depth, own, LiftStatus.OK, "", rectified)
         elsewhere = _matrix(rng) if rng.random() < 0.3 else None
         poses = Poses("table", None if rng.random() < 0.1 else _matrix(rng), elsewhere)
-    view = conversions.view_from(snapshot, poses)
+    view = conversions.observation(snapshot, poses)
+    scene = view.scene
     assert view.rgb.dtype == np.uint8 and view.rgb.ndim == 3 and view.rgb.shape[2] == 3
     encoded = tools.encoder.image(view.rgb)
     assert bool(torch.isfinite(encoded.pixel_values).all()), "not a number"
-    if view.depth is None:
+    if scene.depth is None:
         return "encoded"
-    scene = (view.depth, view.intrinsics, view.target_from_camera)
+    scene = (scene.depth, scene.intrinsics, scene.target_from_camera)
     points = lift_points(hostile.pixels(rng, 5, 2), *scene, None, view.rgb)
     regions = lift_boxes(hostile.pixels(rng, 2, 4), *scene)
     for lifted in (*points, *regions):

@@ -6,25 +6,30 @@ metres, quaternions are (x, y, z, w), matrices `a_from_b` take points of frame b
 camera frame is the optical frame of REP-103 (x right, y down, z forward).
 """
 
+from robobrain_ros.core.results import LiftedPoint, LiftedRegion, LiftStatus
 from robobrain_ros.lifting.depth_image import DepthImage, depth_to_metres
 from robobrain_ros.lifting.intrinsics import Intrinsics
 from robobrain_ros.lifting.lift import lift_boxes, lift_points
 from robobrain_ros.lifting.parameters import LiftParameters
+from robobrain_ros.lifting.scene import DepthScene, LiftOptions
+from robobrain_ros.lifting.trajectories import PathHeight
 from robobrain_ros.lifting.transforms import (
     TransformLookup,
     TransformUnavailable,
     matrix_from_transform,
     quaternion_from_matrix,
 )
-from robobrain_ros.lifting.types import LiftedPoint, LiftedRegion, LiftStatus
 
 __all__ = [
     "DepthImage",
+    "DepthScene",
     "Intrinsics",
+    "LiftOptions",
     "LiftParameters",
     "LiftStatus",
     "LiftedPoint",
     "LiftedRegion",
+    "PathHeight",
     "TransformLookup",
     "TransformUnavailable",
     "depth_to_metres",

@@ -41,9 +41,9 @@ def _no_boxes() -> NDArray[np.float64]:
 class Answer:
     """A parsed answer, its numbers in the frame and axis order in which the model answered.
 
-    `points` (N, 2) in the order of the answer, `boxes` (M, 4) as two ordered corners (x1 < x2, y1 <
-    y2), `depths` (N,) in the model's own unit, or None when the answer has none. `text` is the
-    answer without the thinking, `thinking` what was reasoned before it ("" when nothing was).
+    `points` (N, 2) in the order of the answer, or (N, 3) where the model estimates each one's depth
+    in metres; `boxes` (M, 4) as two ordered corners (x1 < x2, y1 < y2). `text` is the answer
+    without the thinking, `thinking` what was reasoned before it ("" when nothing was).
     """
 
     kind: TaskKind
@@ -51,7 +51,6 @@ class Answer:
     boxes: NDArray[np.float64] = field(default_factory=_no_boxes)
     text: str = ""
     thinking: str = ""
-    depths: NDArray[np.float64] | None = None
 
 
 class AnswerError(Exception):
@@ -134,8 +133,7 @@ def parse_answer(kind: TaskKind, raw: str, family: Family, opening: str = "") ->
     if wants_boxes:
         return Answer(kind, boxes=_boxes(groups, text), text=text, thinking=thinking)
     points = _points(groups, text, family.has_depth and kind is TaskKind.TRAJECTORY)
-    depths = points[:, 2] if points.shape[1] == 3 else None
-    return Answer(kind, points=points[:, :2], text=text, thinking=thinking, depths=depths)
+    return Answer(kind, points=points, text=text, thinking=thinking)
 
 
 # Innermost bracket pairs. No pattern backtracks further than to the previous bracket.

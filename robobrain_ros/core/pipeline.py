@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request, from an image and words to typed results in pixels and in 3D. Knows no ROS.
+"""One request, from an observation and text to typed results in pixels and in 3D.
 
 `infer` runs on the engine's thread and does everything that takes time; the node only awaits it.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from robobrain_ros.core.answer_formats import answer_form
+from robobrain_ros.core.arrays import FloatArray
+from robobrain_ros.core.cancellation import StopSignal
 from robobrain_ros.core.coordinates import boxes_to_image_pixels, to_image_pixels
 from robobrain_ros.core.errors import BrainError, ErrorCode
-from robobrain_ros.core.families import TaskKind, Think
+from robobrain_ros.core.families import Family, TaskKind, Think
+from robobrain_ros.core.observations import Observation
 from robobrain_ros.core.parsing import (
     Answer,
     AnswerError,
@@ -26,25 +28,14 @@ from robobrain_ros.core.parsing import (
     build_prompt,
     parse_answer,
 )
-from robobrain_ros.engines.base import (
-    Engine,
+from robobrain_ros.core.requests import (
     FinishReason,
     Generation,
     GenerationRequest,
     Report,
     Stage,
 )
-from robobrain_ros.lifting.trajectories import PathHeight, path_through
-from robobrain_ros.tf_projection import (
-    DepthImage,
-    Intrinsics,
-    LiftedPoint,
-    LiftedRegion,
-    LiftParameters,
-    LiftStatus,
-    lift_boxes,
-    lift_points,
-)
+from robobrain_ros.core.results import LiftedPoint, Result
 
 MAX_POINTS, MAX_BOXES = 1000, 100
 """Of one answer, which are lifted and sent: each costs the engine's and the executor's time."""
@@ -72,95 +63,32 @@ class Query:
         return self.kind is TaskKind.ASK or self.think is Think.ON
 
 
-@dataclass(frozen=True)
-class View:
-    """What the robot sees at one moment.
+class HasFamily(Protocol):
+    """What the pipeline needs to know of an engine."""
 
-    rgb: (H, W, 3) uint8. depth, intrinsics: None without a depth camera, `depth_status` says why.
-    target_from_camera: (4, 4), optical frame to target frame in metres, None without a transform.
-    """
-
-    rgb: NDArray[np.uint8]
-    depth: DepthImage | None = None
-    intrinsics: Intrinsics | None = None
-    target_from_camera: NDArray[np.float64] | None = None
-    depth_status: LiftStatus = LiftStatus.NO_DEPTH_CAMERA
-
-
-@dataclass(frozen=True)
-class Result:
-    """A typed answer, its pixels lifted; `boxes` and `points` are in camera image pixels."""
-
-    answer: Answer
-    generation: Generation
-    points: list[LiftedPoint] = field(default_factory=list)
-    regions: list[LiftedRegion] = field(default_factory=list)
-    lift_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Lifting:
-    """How pixels become 3D. path_clearance: metres, for PathHeight.LIFT."""
-
-    parameters: LiftParameters = field(default_factory=LiftParameters)
-    path_height: PathHeight = PathHeight.INTERPOLATE
-    path_clearance: float = 0.05
-
-
-class StopSignal:
-    """Ends one request early: at its deadline, or when `set` is called from any thread.
-
-    deadline: on the clock of time.monotonic(), seconds.
-    """
-
-    def __init__(self, deadline: float) -> None:
-        self.deadline = deadline
-        self._lock = threading.Lock()
-        self._reason: BrainError | None = None
-
-    def set(self, reason: BrainError) -> None:
-        """Stop the request; the first reason counts."""
-        with self._lock:
-            self._reason = self._reason or reason
-
-    def __call__(self) -> bool:
-        return self.reason() is not None
-
-    def reason(self) -> BrainError | None:
-        """Return why the request must stop, or None while it may go on."""
-        if self._reason is None and time.monotonic() >= self.deadline:
-            self.set(
-                BrainError(
-                    ErrorCode.TIMEOUT,
-                    "The request's time was over before the answer was complete: raise its "
-                    "timeout, turn thinking off, or lower max_new_tokens or max_pixels.",
-                )
-            )
-        return self._reason
-
-    def check(self) -> None:
-        """Raise the reason to stop, if there is one."""
-        if (reason := self.reason()) is not None:
-            raise reason
+    @property
+    def family(self) -> Family:
+        """Of the model that answers."""
+        ...
 
 
 def infer(
-    engine: Engine,
+    engine: HasFamily,
     query: Query,
-    view: Callable[[], View],
-    lifting: Lifting,
+    observe: Callable[[], Observation],
     stop: StopSignal,
     report: Report | None = None,
-) -> Generator[GenerationRequest, Generation, tuple[Result, View]]:
-    """Answer one query about one view; return both.
+) -> Generator[GenerationRequest, Generation, tuple[Result, Observation]]:
+    """Answer one query about one observation; return both.
 
     A generator, for the engine's worker: it yields what to ask the model and is sent the answer,
-    so that other requests have their turn meanwhile. view: called once, here, so that decoding the
-    camera's messages costs no executor thread. Raises BrainError when stopped, AnswerError when the
-    answer can't be used, EngineError and ValueError (an image that can't be decoded) as they come.
+    so that other requests have their turn meanwhile. observe: called once, here, so that decoding
+    the camera's messages costs no executor thread. Raises BrainError when stopped, AnswerError when
+    the answer can't be used, EngineError and ValueError (an image that can't be decoded) as they
+    come.
     """
     stop.check()
-    seen = view()
+    seen = observe()
     opening = engine.family.openings[query.think]
     generation = yield GenerationRequest(
         image=seen.rgb,
@@ -178,30 +106,34 @@ def infer(
         report(Stage.LIFTING, "", generation.tokens_out)
     try:
         answer = parse_answer(query.kind, generation.text, engine.family, opening)
-        places = _in_camera_pixels(answer, query, engine, generation, seen)
+        points, boxes = _in_camera_pixels(answer, query, engine.family, generation, seen)
     except AnswerError as error:
         error.answer, error.generation = generation.text[:MAX_SHOWN], generation
         raise
-    points, regions = _lift(places, seen, lifting.parameters)
-    if query.kind is TaskKind.TRAJECTORY and seen.intrinsics is not None:
-        points = _path(points, seen.intrinsics, seen.target_from_camera, lifting)
-    return Result(answer, generation, points, regions, time.monotonic() - started), seen
+    predicted = points[:, 2] if points.shape[1] > 2 else None
+    lifted = seen.scene.points(points[:, :2], seen.rgb, predicted)
+    if query.kind is TaskKind.TRAJECTORY:
+        lifted = _path(lifted, seen)
+    regions = seen.scene.boxes(boxes)
+    return Result(answer, generation, lifted, regions, time.monotonic() - started), seen
 
 
 def _in_camera_pixels(
-    answer: Answer, query: Query, engine: Engine, generation: Generation, seen: View
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Map the answer's points and boxes to camera pixels, and drop what lies outside the image."""
+    answer: Answer, query: Query, family: Family, generation: Generation, seen: Observation
+) -> tuple[FloatArray, FloatArray]:
+    """Map the answer's points and boxes to camera pixels, and drop what lies outside the image.
+
+    Returns points (N, 2 or 3), of which a third column is passed through, and boxes (M, 4).
+    """
     height, width = seen.rgb.shape[:2]
-    family = engine.family
     frames = (family.frame, family.axis_order, generation.sent_size, (width, height))
-    points, inside = to_image_pixels(answer.points, *frames)
-    points = points[inside]
+    pixels, inside = to_image_pixels(answer.points[:, :2], *frames)
+    points = np.hstack([pixels, answer.points[:, 2:]])[inside]
     boxes, overlapping = boxes_to_image_pixels(answer.boxes, *frames)
     boxes = boxes[overlapping]
     if query.kind is TaskKind.AFFORDANCE and len(points):
         half = POINT_BOX_SHARE * width / 2
-        boxes = np.vstack([boxes, np.hstack([points - half, points + half])])
+        boxes = np.vstack([boxes, np.hstack([points[:, :2] - half, points[:, :2] + half])])
         points = points[:0]
     if query.kind is not TaskKind.ASK and not len(points) and not len(boxes):
         raise EmptyAnswer(
@@ -218,27 +150,8 @@ def _in_camera_pixels(
     return points, boxes
 
 
-def _lift(
-    pixels: tuple[NDArray[np.float64], NDArray[np.float64]], seen: View, lifting: LiftParameters
-) -> tuple[list[LiftedPoint], list[LiftedRegion]]:
-    points, boxes = pixels
-    scene = (seen.depth, seen.intrinsics, seen.target_from_camera, lifting)
-    lifted, regions = lift_points(points, *scene, seen.rgb), lift_boxes(boxes, *scene)
-    if seen.depth is None:
-        lifted = [replace(point, status=seen.depth_status) for point in lifted]
-        regions = [replace(region, status=seen.depth_status) for region in regions]
-    return lifted, regions
-
-
-def _path(
-    points: list[LiftedPoint],
-    intrinsics: Intrinsics,
-    target_from_camera: NDArray[np.float64] | None,
-    lifting: Lifting,
-) -> list[LiftedPoint]:
-    rays = intrinsics.rays(np.array([point.pixel for point in points]).reshape(-1, 2))
-    height, clearance = lifting.path_height, lifting.path_clearance
+def _path(waypoints: list[LiftedPoint], seen: Observation) -> list[LiftedPoint]:
     try:
-        return path_through(points, rays, target_from_camera, height, clearance)
+        return seen.scene.path(waypoints)
     except ValueError as error:  # a clearance that this scene has no room for
         raise BrainError(ErrorCode.BAD_REQUEST, str(error)) from error

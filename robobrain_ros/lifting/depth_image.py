@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robobrain_ros.lifting.intrinsics import FloatArray, Intrinsics
+from robobrain_ros.core.arrays import FloatArray
+from robobrain_ros.lifting.intrinsics import Intrinsics
 
 
 def depth_to_metres(array: ArrayLike, encoding: str) -> NDArray[np.float32]:

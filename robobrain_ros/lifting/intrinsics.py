@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from robobrain_ros.core.arrays import FloatArray
 
 # Coefficient counts that OpenCV takes for each model of sensor_msgs/distortion_models.hpp.
 _COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}

@@ -14,22 +14,23 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robobrain_ros.lifting.depth_image import DepthImage, FloatArray, Intrinsics
-from robobrain_ros.lifting.object_segmentation import surface_in_box
-from robobrain_ros.lifting.parameters import LiftParameters
-from robobrain_ros.lifting.plane_fitting import Surfaces, surfaces_at
-from robobrain_ros.lifting.registration import against_view, cell_size, registered
-from robobrain_ros.lifting.surface_selection import BoolArray, ColourImage, Evidence
-from robobrain_ros.lifting.transforms import (
-    checked_rigid,
-    quaternion_from_matrix,
-)
-from robobrain_ros.lifting.types import (
+from robobrain_ros.core.arrays import BoolArray, FloatArray
+from robobrain_ros.core.results import (
     IDENTITY_QUATERNION,
     LiftedPoint,
     LiftedRegion,
     LiftStatus,
     failed_point,
+)
+from robobrain_ros.lifting.depth_image import DepthImage, Intrinsics
+from robobrain_ros.lifting.object_segmentation import surface_in_box
+from robobrain_ros.lifting.parameters import LiftParameters
+from robobrain_ros.lifting.plane_fitting import Surfaces, surfaces_at
+from robobrain_ros.lifting.registration import against_view, cell_size, registered
+from robobrain_ros.lifting.surface_selection import ColorImage, Evidence
+from robobrain_ros.lifting.transforms import (
+    checked_rigid,
+    quaternion_from_matrix,
 )
 
 # A flying pixel or two at the silhouette must not stretch a 3D box.
@@ -195,7 +196,7 @@ def _lift(
     intrinsics = depth.intrinsics(colour)
     evidence = None
     if rgb is not None:
-        image = ColourImage(rgb, colour, intrinsics)
+        image = ColorImage(rgb, colour, intrinsics)
 
         def evidence(row: int, radius: int) -> Evidence:
             return image.evidence(asked[row], located[row], radius)

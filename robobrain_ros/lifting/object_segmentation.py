@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from robobrain_ros.lifting.depth_image import DepthImage, FloatArray, Intrinsics, Window
+from robobrain_ros.core.arrays import BoolArray, FloatArray
+from robobrain_ros.lifting.depth_image import DepthImage, Intrinsics, Window
 from robobrain_ros.lifting.parameters import LiftParameters
 from robobrain_ros.lifting.plane_fitting import MAD_TO_SIGMA
-from robobrain_ros.lifting.surface_selection import BoolArray, surfaces_in
+from robobrain_ros.lifting.surface_selection import surfaces_in
 
 _BOX_SAMPLES = 10_000
 _BOX_MARGIN = 0.25  # of the box's size, on each side: where the plane around it is looked for

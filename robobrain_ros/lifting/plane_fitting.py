@@ -15,10 +15,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from robobrain_ros.lifting.depth_image import DepthImage, FloatArray, Intrinsics
+from robobrain_ros.core.arrays import BoolArray, FloatArray
+from robobrain_ros.lifting.depth_image import DepthImage, Intrinsics
 from robobrain_ros.lifting.parameters import LiftParameters
 from robobrain_ros.lifting.surface_selection import (
-    BoolArray,
     Evidence,
     own_surface,
     settled_surfaces,

@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robobrain_ros.lifting.depth_image import DepthImage, FloatArray, Intrinsics
+from robobrain_ros.core.arrays import BoolArray, FloatArray
+from robobrain_ros.lifting.depth_image import DepthImage, Intrinsics
 from robobrain_ros.lifting.parameters import LiftParameters
 from robobrain_ros.lifting.splatting import (
     AGREEING,
     NEAREST,
     STEEPEST,
-    BoolArray,
     Cells,
     IntArray,
     Views,

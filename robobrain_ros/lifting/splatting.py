@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robobrain_ros.lifting.depth_image import DepthImage, FloatArray, Intrinsics, depth_to_metres
+from robobrain_ros.core.arrays import FloatArray
+from robobrain_ros.lifting.depth_image import DepthImage, Intrinsics, depth_to_metres
 from robobrain_ros.lifting.parameters import LiftParameters
 
-BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.intp]
 Numbers = NDArray[np.floating[Any]]  # float32 wherever there are many: half the memory to move
 

@@ -16,10 +16,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from robobrain_ros.lifting.depth_image import FloatArray, Intrinsics
+from robobrain_ros.core.arrays import BoolArray, FloatArray
+from robobrain_ros.lifting.depth_image import Intrinsics
 from robobrain_ros.lifting.parameters import LiftParameters
-
-BoolArray = NDArray[np.bool_]
 
 _STEEPEST = math.tan(math.radians(80))  # surfaces up to this angle off frontal stay in one piece
 _CONTESTED = 2  # depth pixels: how far off a stereo camera's edges are
@@ -48,7 +47,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, eq=False)
-class ColourImage:
+class ColorImage:
     """The colour image that belongs to a depth grid.
 
     rgb: (H, W, 3) uint8. colour: its intrinsics. grid: those of the depth pixels; both share the

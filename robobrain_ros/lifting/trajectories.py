@@ -15,11 +15,10 @@ from enum import Enum
 import numpy as np
 from numpy.typing import ArrayLike
 
-from robobrain_ros.lifting.depth_image import FloatArray
-from robobrain_ros.lifting.plane_fitting import BoolArray
+from robobrain_ros.core.arrays import BoolArray, FloatArray
+from robobrain_ros.core.results import IDENTITY_QUATERNION, LiftedPoint
 from robobrain_ros.lifting.polylines import arc_lengths
 from robobrain_ros.lifting.transforms import checked_rigid
-from robobrain_ros.lifting.types import IDENTITY_QUATERNION, LiftedPoint
 
 
 class PathHeight(str, Enum):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from robobrain_ros.lifting.depth_image import FloatArray
+from robobrain_ros.core.arrays import FloatArray
 
 
 def checked_rigid(matrix: ArrayLike) -> FloatArray:

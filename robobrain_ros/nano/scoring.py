@@ -23,8 +23,9 @@ from robobrain_ros.core.parsing import (
     build_prompt,
     parse_answer,
 )
+from robobrain_ros.core.requests import Generation, GenerationRequest
 from robobrain_ros.engines import create_engine
-from robobrain_ros.engines.base import Engine, Generation, GenerationRequest, generate
+from robobrain_ros.engines.base import Engine, generate
 from robobrain_ros.nano.questions import Asker, Question, Topic
 from robobrain_ros.nano.reaching import Reach, collides, lifted_like
 from robobrain_ros.nano.views import View

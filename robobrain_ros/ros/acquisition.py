@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rclpy.node import Node
 from rclpy.time import Time
 
-from robobrain_ros.core.pipeline import StopSignal
+from robobrain_ros.core.cancellation import StopSignal
 from robobrain_ros.ros.camera import Camera, Snapshot, nanoseconds, stamp_of
 from robobrain_ros.ros.event_loop import Waiting
 from robobrain_ros.tf_projection import LiftStatus, TransformLookup, TransformUnavailable

@@ -15,10 +15,10 @@ from rclpy.clock_type import ClockType
 from rclpy.node import Node
 
 from robobrain_ros.action import Infer
+from robobrain_ros.core.cancellation import StopSignal
 from robobrain_ros.core.errors import BrainError, ErrorCode
 from robobrain_ros.core.families import TaskKind
-from robobrain_ros.core.pipeline import StopSignal
-from robobrain_ros.engines.base import Stage
+from robobrain_ros.core.requests import Stage
 from robobrain_ros.ros.event_loop import Waiting
 from robobrain_ros.ros.services import RequestServer
 

@@ -27,8 +27,9 @@ from vision_msgs.msg import (
 )
 
 from robobrain_ros.core.errors import BrainError, ErrorCode
-from robobrain_ros.core.pipeline import Result, View
-from robobrain_ros.engines.base import Generation
+from robobrain_ros.core.observations import Observation
+from robobrain_ros.core.requests import Generation
+from robobrain_ros.core.results import Result
 from robobrain_ros.msg import LiftedPoint as LiftedPointMsg
 from robobrain_ros.msg import LiftedRegion as LiftedRegionMsg
 from robobrain_ros.msg import Timing
@@ -37,9 +38,11 @@ from robobrain_ros.ros.camera import Snapshot
 from robobrain_ros.ros.image_codecs import MAX_PIXELS, decode_color, decode_compressed_depth
 from robobrain_ros.tf_projection import (
     DepthImage,
+    DepthScene,
     Intrinsics,
     LiftedPoint,
     LiftedRegion,
+    LiftOptions,
     LiftStatus,
 )
 
@@ -98,14 +101,17 @@ def image_from(rgb: NDArray[np.uint8], header: Header) -> Image:
     return _BRIDGE.cv2_to_imgmsg(rgb, encoding="rgb8", header=header)
 
 
-def view_from(snapshot: Snapshot, poses: Poses) -> View:
+def observation(
+    snapshot: Snapshot, poses: Poses, options: LiftOptions | None = None
+) -> Observation:
     """Decode a snapshot. Raw depth stays as it came: only patches of it are ever converted.
 
     Raises BrainError NO_CAMERA_INFO when there is depth but no usable intrinsics.
     """
     rgb = rgb_from(snapshot.color)
+    options = options or LiftOptions()
     if snapshot.depth is None:
-        return View(rgb, depth_status=snapshot.depth_status)
+        return Observation(rgb, DepthScene(depth_status=snapshot.depth_status, options=options))
     if snapshot.info is None:
         raise BrainError(
             ErrorCode.NO_CAMERA_INFO,
@@ -129,7 +135,8 @@ def view_from(snapshot: Snapshot, poses: Poses) -> View:
         depth = DepthImage(*_depth_from(snapshot.depth), own, poses.colour_from_depth)
     except (CvBridgeError, ValueError, TypeError, KeyError) as error:
         raise BrainError(ErrorCode.NO_CAMERA_INFO, f"The depth can't be used: {error}") from error
-    return View(rgb, depth, intrinsics, poses.target_from_camera, LiftStatus.OK)
+    scene = DepthScene(depth, intrinsics, poses.target_from_camera, LiftStatus.OK, options)
+    return Observation(rgb, scene)
 
 
 def _depth_from(message: Image | CompressedImage) -> tuple[NDArray[np.generic], str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from robobrain_ros.core.errors import BrainError
 from robobrain_ros.core.families import TaskKind
-from robobrain_ros.engines.base import Generation
+from robobrain_ros.core.requests import Generation
 
 KEPT_ANSWERS = 200
 """Answers per task from which latencies are told."""

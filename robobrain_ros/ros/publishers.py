@@ -20,7 +20,7 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
 from robobrain_ros.core.families import TaskKind
-from robobrain_ros.core.pipeline import Result
+from robobrain_ros.core.results import Result
 from robobrain_ros.ros import conversions
 from robobrain_ros.ros.executors import NO_EVENTS
 from robobrain_ros.ros.markers import MarkerBoard

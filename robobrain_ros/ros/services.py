@@ -15,23 +15,23 @@ from typing import Any
 from rclpy.lifecycle import LifecycleNode
 from std_msgs.msg import Header
 
+from robobrain_ros.core.cancellation import StopSignal
 from robobrain_ros.core.errors import BrainError, ErrorCode
 from robobrain_ros.core.families import TaskKind, Think
 from robobrain_ros.core.input_text import checked_text, sentence
+from robobrain_ros.core.observations import Observation
 from robobrain_ros.core.parsing import AnswerError, EmptyAnswer, UnparsableAnswer
-from robobrain_ros.core.pipeline import Lifting, Query, Result, StopSignal, View, infer
+from robobrain_ros.core.pipeline import Query, infer
+from robobrain_ros.core.requests import Generation, GenerationRequest, Report
+from robobrain_ros.core.results import Result
 from robobrain_ros.engines.base import (
     Engine,
     EngineBusy,
     EngineError,
     EngineOutOfMemory,
     EngineUnavailable,
-    Generation,
-    GenerationRequest,
-    Report,
 )
 from robobrain_ros.engines.local.scheduler import EngineWorker, Priority
-from robobrain_ros.lifting.trajectories import PathHeight
 from robobrain_ros.ros import conversions
 from robobrain_ros.ros.acquisition import Acquisition, Poses
 from robobrain_ros.ros.camera import Camera, Snapshot, nanoseconds
@@ -41,8 +41,10 @@ from robobrain_ros.ros.metrics import Tally
 from robobrain_ros.ros.publishers import Look, Outputs
 from robobrain_ros.srv import Ask, GetAffordance, GroundObject, PointTo, PredictTrajectory
 from robobrain_ros.tf_projection import (
+    LiftOptions,
     LiftParameters,
     LiftStatus,
+    PathHeight,
     TransformLookup,
     TransformUnavailable,
 )
@@ -236,20 +238,21 @@ class RequestServer:
     ) -> Generator[GenerationRequest, Generation, tuple[Result, Look]]:
         """Run on the engine's thread, as the worker's work; `answer` takes the result there."""
 
-        def view() -> View:
-            return conversions.view_from(snapshot, poses)
+        options = self._lift_options()
 
-        lifting = self._lifting()
-        result, seen = yield from infer(engine, query, view, lifting, run.stop, run.report)
+        def observe() -> Observation:
+            return conversions.observation(snapshot, poses, options)
+
+        result, seen = yield from infer(engine, query, observe, run.stop, run.report)
         answer(result)
         return result, self._outputs.look(seen.rgb, result, query.text, snapshot.color.header)
 
-    def _lifting(self) -> Lifting:
+    def _lift_options(self) -> LiftOptions:
         def value(name: str) -> Any:
             return self._node.get_parameter(name).value
 
         sensor = ("min_depth", "max_depth", "depth_noise", "depth_noise_floor", "pixel_noise")
-        return Lifting(
+        return LiftOptions(
             LiftParameters(**{name: value(name) for name in sensor}),
             PathHeight(value("path_height")),
             value("path_clearance"),

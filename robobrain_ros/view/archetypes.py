@@ -21,7 +21,7 @@ from scipy.spatial.transform import Rotation
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker
 
-from robobrain_ros.core.pipeline import View
+from robobrain_ros.core.observations import Observation
 from robobrain_ros.lifting.intrinsics import Intrinsics
 from robobrain_ros.view.frames import frame_name
 from robobrain_ros.visualization.style import PALETTE
@@ -103,14 +103,16 @@ def camera(rgb: NDArray[np.uint8], intrinsics: Intrinsics | None, frame: str) ->
     return [Entity(CAMERA, frustum, (rr.CoordinateFrame(plane),)), image(CAMERA, rgb)]
 
 
-def cloud(view: View, frame: str, of_colour: bool, max_points: int, max_depth: float) -> Entity:
+def cloud(
+    seen: Observation, frame: str, of_colour: bool, max_points: int, max_depth: float
+) -> Entity:
     """The depth up to `max_depth` metres as about `max_points` points at most, in the depth's
     optical frame `frame`.
 
     of_colour: it is the colour image's frame, too. Then the points have its colours; else they
     are grey.
     """
-    depth, colour = view.depth, view.intrinsics
+    depth, colour = seen.scene.depth, seen.scene.intrinsics
     width, height = depth.size
     window = depth.window(np.array([0, 0, width - 1, height - 1], np.float64), max_points)
     known = window.metres <= max_depth  # holes are NaN
@@ -119,11 +121,11 @@ def cloud(view: View, frame: str, of_colour: bool, max_points: int, max_depth: f
     points = np.column_stack([rays, np.ones(len(rays))]) * metres[:, None]
     tints = np.full((len(points), 3), 150, np.uint8)
     if of_colour:
-        size = np.array(view.rgb.shape[1::-1])
+        size = np.array(seen.rgb.shape[1::-1])
         # The same rays, whatever the two sizes.
         pixels = np.nan_to_num(np.rint(colour.project(rays))).astype(np.intp)
         column, row = np.clip(pixels, 0, size - 1).T
-        tints = view.rgb[row, column]
+        tints = seen.rgb[row, column]
     # As large as the gap between neighbours in the middle of the scene.
     gap = window.step / depth.intrinsics(colour).focal
     radius = 0.6 * gap * float(np.median(metres)) if len(metres) else 0.0

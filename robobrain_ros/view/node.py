@@ -21,13 +21,14 @@ from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import Marker, MarkerArray
 
 from robobrain_ros.core.errors import BrainError
-from robobrain_ros.core.pipeline import View
+from robobrain_ros.core.observations import Observation
 from robobrain_ros.ros import conversions, markers
 from robobrain_ros.ros.acquisition import Poses
 from robobrain_ros.ros.camera import Camera, Snapshot, Topics, nanoseconds, stamp_of
 from robobrain_ros.ros.executors import spinning
 from robobrain_ros.ros.parameters import Spec, declare_camera
 from robobrain_ros.ros.publishers import DEPTH
+from robobrain_ros.tf_projection import DepthScene
 from robobrain_ros.view import archetypes
 from robobrain_ros.view.frames import Frames, frame_name
 from robobrain_ros.view.recording import Recording
@@ -108,29 +109,29 @@ class ViewNode(Node):
         self._shown_stamp = stamp_of(snapshot.color)
         frame = frame_name(snapshot.color.header.frame_id)
         try:
-            view = conversions.view_from(snapshot, Poses("", np.eye(4)))
+            seen = conversions.observation(snapshot, Poses("", np.eye(4)))
         except BrainError as error:
             self._complain(str(error))
-            view = self._without_depth(snapshot)
-            if view is None:
+            seen = self._without_depth(snapshot)
+            if seen is None:
                 return
-        for entity in archetypes.camera(view.rgb, view.intrinsics, frame):
+        for entity in archetypes.camera(seen.rgb, seen.scene.intrinsics, frame):
             self._recording.log(entity, self._shown_stamp)
-        if view.depth is not None:
+        if seen.scene.depth is not None:
             source = frame_name(snapshot.depth.header.frame_id)
             limits = (self._value("cloud_points"), self._value("cloud_range"))
-            points = archetypes.cloud(view, source, source == frame, *limits)
+            points = archetypes.cloud(seen, source, source == frame, *limits)
             self._recording.log(points, stamp_of(snapshot.depth))
-        self._show_from(frame, view)
+        self._show_from(frame, seen)
 
-    def _without_depth(self, snapshot: Snapshot) -> View | None:
+    def _without_depth(self, snapshot: Snapshot) -> Observation | None:
         try:
-            return View(conversions.rgb_from(snapshot.color))
+            return Observation(conversions.rgb_from(snapshot.color), DepthScene())
         except BrainError as error:
             self._complain(str(error))
             return None
 
-    def _show_from(self, camera: str, view: View) -> None:
+    def _show_from(self, camera: str, seen: Observation) -> None:
         """Choose the 3D view's frame, and look at what is before the camera when it changes."""
         root, _ = self._frames.root(camera)
         chosen = self._value("frame") or root
@@ -138,8 +139,9 @@ class ViewNode(Node):
             return
         self._shown_in = chosen
         distance = self._value("cloud_range")
-        if view.depth is not None:
-            near = view.depth.window(np.array([0, 0, *view.depth.size]), _SAMPLES).metres
+        if seen.scene.depth is not None:
+            depth = seen.scene.depth
+            near = depth.window(np.array([0, 0, *depth.size]), _SAMPLES).metres
             near = near[near <= distance]
             distance = float(np.median(near)) if near.size else distance
         eye = self._frames.eye(camera, distance) if chosen == root else None

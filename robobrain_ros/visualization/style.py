@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from robobrain_ros.tf_projection import LiftedPoint, LiftedRegion
+from robobrain_ros.tf_projection import LiftedPoint, LiftedRegion, LiftStatus
 
 Colour = tuple[int, int, int]
 
@@ -54,12 +54,13 @@ class Slots:
 def opacity(lifted: LiftedPoint | LiftedRegion) -> float:
     """How solid a result is drawn, by the quality q of its depth: 0.35 + 0.6 q, at most 0.95.
 
-    q = valid_fraction / (1 + (spread / (0.01 depth))^2), and 0 for what was not measured
-    (interpolated, or without depth): 1 where every depth pixel holds depth and lies on a plane,
-    half of that where half of them are holes or where they spread by one per cent of the depth.
+    q = valid_fraction / (1 + (spread / (0.01 depth))^2): 1 where every depth pixel holds depth and
+    lies on a plane, half of that where half of them are holes or where they spread by one per cent
+    of the depth, and 0 for what was not measured (interpolated, predicted, or without depth).
     """
     quality = 0.0
-    measured = not (isinstance(lifted, LiftedPoint) and lifted.interpolated)
+    interpolated = isinstance(lifted, LiftedPoint) and lifted.interpolated
+    measured = not interpolated and lifted.status is not LiftStatus.DEPTH_PREDICTED
     if measured and lifted.depth > 0:
         spread = lifted.spread / (_SPREAD_THAT_HALVES * lifted.depth)
         quality = min(max(lifted.valid_fraction, 0.0), 1.0) / (1 + spread**2)

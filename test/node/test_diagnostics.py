@@ -10,7 +10,7 @@ from support.polling import diagnosed, until, values
 from robobrain_ros.client import BrainClient
 from robobrain_ros.core.errors import BrainError, ErrorCode
 from robobrain_ros.core.families import TaskKind
-from robobrain_ros.engines.base import FinishReason, Generation
+from robobrain_ros.core.requests import FinishReason, Generation
 from robobrain_ros.ros.camera_health import TopicHealth
 from robobrain_ros.ros.diagnostics import Health, statuses
 from robobrain_ros.ros.metrics import Tally

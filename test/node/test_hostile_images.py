@@ -145,8 +145,8 @@ def test_depth_that_can_t_be_used_has_its_code(spoil):
     depth = depth_image(np.full((48, 64), 0.5, np.float32), "32FC1", 1.0)
     info = camera_info(K, color, color)
     snapshot = Snapshot(color, info, depth, None, LiftStatus.OK)
-    assert conversions.view_from(snapshot, Poses("table", np.eye(4))).depth is not None
+    assert conversions.observation(snapshot, Poses("table", np.eye(4))).scene.depth is not None
     spoil(depth, info)
     with pytest.raises(BrainError) as caught:
-        conversions.view_from(snapshot, Poses("table", np.eye(4)))
+        conversions.observation(snapshot, Poses("table", np.eye(4)))
     assert caught.value.code is ErrorCode.NO_CAMERA_INFO

@@ -15,15 +15,9 @@ from std_msgs.msg import Header
 from robobrain_ros.core.errors import BrainError, ErrorCode
 from robobrain_ros.core.families import TaskKind
 from robobrain_ros.core.parsing import Answer, EmptyAnswer, UnparsableAnswer
-from robobrain_ros.core.pipeline import Result
-from robobrain_ros.engines.base import (
-    EngineBusy,
-    EngineError,
-    EngineOutOfMemory,
-    EngineUnavailable,
-    FinishReason,
-    Generation,
-)
+from robobrain_ros.core.requests import FinishReason, Generation
+from robobrain_ros.core.results import Result
+from robobrain_ros.engines.base import EngineBusy, EngineError, EngineOutOfMemory, EngineUnavailable
 from robobrain_ros.msg import LiftedPoint as LiftedPointMsg
 from robobrain_ros.ros import conversions, parameters
 from robobrain_ros.ros.acquisition import Poses
@@ -124,20 +118,20 @@ def test_broken_images_are_bad_requests(broken):
     assert error.value.code is ErrorCode.BAD_REQUEST
 
 
-def test_a_view_needs_intrinsics_only_for_depth():
+def test_an_observation_needs_intrinsics_only_for_depth():
     color = color_image(np.zeros((48, 64, 3), np.uint8), "rgb8")
     depth = depth_image(DEPTH, "32FC1", 1.0)
     info = camera_info(K, color, color)
-    flat = conversions.view_from(Snapshot(color), Poses("table", None))
+    flat = conversions.observation(Snapshot(color), Poses("table", None)).scene
     assert flat.depth is None and flat.depth_status is LiftStatus.NO_DEPTH_CAMERA
-    view = conversions.view_from(
+    seen = conversions.observation(
         Snapshot(color, info, depth, None, LiftStatus.OK), Poses("table", np.eye(4))
     )
-    assert view.depth.size == (64, 48)
+    assert seen.scene.depth.size == (64, 48)
     info.k = [0.0] * 9
     for unusable in (None, info):
         with pytest.raises(BrainError) as error:
-            conversions.view_from(
+            conversions.observation(
                 Snapshot(color, unusable, depth, None, LiftStatus.OK), Poses("table", None)
             )
         assert error.value.code is ErrorCode.NO_CAMERA_INFO

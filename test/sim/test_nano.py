@@ -18,8 +18,9 @@ from transformers import Qwen2_5_VLForConditionalGeneration  # noqa: E402
 from robobrain_ros.core.answer_formats import answer_form  # noqa: E402
 from robobrain_ros.core.families import TaskKind, Think  # noqa: E402
 from robobrain_ros.core.parsing import build_prompt  # noqa: E402
+from robobrain_ros.core.requests import GenerationRequest  # noqa: E402
 from robobrain_ros.engines import create_engine  # noqa: E402
-from robobrain_ros.engines.base import GenerationRequest, generate  # noqa: E402
+from robobrain_ros.engines.base import generate  # noqa: E402
 from robobrain_ros.nano import (  # noqa: E402
     augmentation,
     batches,

@@ -9,9 +9,8 @@ import numpy as np
 
 from robobrain_ros.core.families import TaskKind
 from robobrain_ros.core.parsing import Answer
-from robobrain_ros.core.pipeline import Result
-from robobrain_ros.engines.base import FinishReason, Generation
-from robobrain_ros.lifting.types import IDENTITY_QUATERNION, failed_point
+from robobrain_ros.core.requests import FinishReason, Generation
+from robobrain_ros.core.results import IDENTITY_QUATERNION, Result, failed_point
 from robobrain_ros.tf_projection import LiftedPoint, LiftedRegion, LiftStatus
 
 FACING_THE_CAMERA = np.array([1.0, 0.0, 0.0, 0.0])

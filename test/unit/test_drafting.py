@@ -16,7 +16,8 @@ pytest.importorskip("transformers")
 
 from robobrain_ros.core.answer_formats import answer_form  # noqa: E402
 from robobrain_ros.core.families import FAMILIES, TaskKind  # noqa: E402
-from robobrain_ros.engines.base import GenerationRequest, generate, generate_together  # noqa: E402
+from robobrain_ros.core.requests import GenerationRequest  # noqa: E402
+from robobrain_ros.engines.base import generate, generate_together  # noqa: E402
 from robobrain_ros.engines.local import decode  # noqa: E402
 from robobrain_ros.engines.local.decode import GraphStepper  # noqa: E402
 from robobrain_ros.engines.local.sequence import Writing  # noqa: E402

@@ -18,15 +18,9 @@ bitsandbytes = pytest.importorskip("bitsandbytes")
 from PIL import Image  # noqa: E402
 from support import tiny_checkpoints  # noqa: E402
 
+from robobrain_ros.core.requests import FinishReason, GenerationRequest  # noqa: E402
 from robobrain_ros.engines import create_engine  # noqa: E402
-from robobrain_ros.engines.base import (  # noqa: E402
-    EngineError,
-    EngineOutOfMemory,
-    EngineUnavailable,
-    FinishReason,
-    GenerationRequest,
-    generate,
-)
+from robobrain_ros.engines.base import EngineError, EngineOutOfMemory, EngineUnavailable, generate  # noqa: E402
 from robobrain_ros.engines.local.image_patches import resized  # noqa: E402
 
 RNG = np.random.default_rng(0)

@@ -127,7 +127,7 @@ def check_answer(text: str, kind: TaskKind, family: Family, form: AnswerForm, se
         assert re.fullmatch(r"(```json\n)?\[\](</answer>|\s*)", text)
         return 0
     assert len(answer.points) + len(answer.boxes) <= form.max_items
-    assert (answer.depths is not None) == (form.shape is Shape.POINTS_WITH_DEPTH)
+    assert (answer.points.shape[1] == 3) == (form.shape is Shape.POINTS_WITH_DEPTH)
     image = (640, 480)
     mapping = (form.frame, form.axis_order, sent, image)
     points, in_image = to_image_pixels(answer.points, *mapping)

@@ -11,21 +11,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robobrain_ros.core.cancellation import StopSignal
 from robobrain_ros.core.errors import BrainError, ErrorCode
 from robobrain_ros.core.families import FAMILIES, TaskKind, Think
 from robobrain_ros.core.input_text import MAX_TEXT, checked_text, sentence
+from robobrain_ros.core.observations import Observation
 from robobrain_ros.core.parsing import AnswerError, EmptyAnswer, UnparsableAnswer, parse_answer
 from robobrain_ros.core.pipeline import (
     MAX_BOXES,
     MAX_POINTS,
     MAX_SHOWN,
-    Lifting,
     Query,
-    StopSignal,
-    View,
     infer,
 )
-from robobrain_ros.engines.base import FinishReason, Generation, GenerationRequest
+from robobrain_ros.core.requests import FinishReason, Generation, GenerationRequest
+from robobrain_ros.tf_projection import DepthScene
 
 FAMILY = FAMILIES["robobrain2"]
 SIZE = (640, 480)
@@ -131,10 +131,10 @@ def test_no_text_becomes_a_control_token_or_a_template(encoder, text):
 
 def inferred(raw: str, kind: TaskKind = TaskKind.POINT, family=FAMILY, max_points: int = 0):
     """What the node makes of a model's answer."""
-    view = View(np.zeros((*SIZE[::-1], 3), np.uint8))
+    seen = Observation(np.zeros((*SIZE[::-1], 3), np.uint8), DepthScene())
     query = Query(kind, "cup", Think.DEFAULT, max_points)
     engine = SimpleNamespace(family=family)
-    work = infer(engine, query, lambda: view, Lifting(), StopSignal(math.inf))
+    work = infer(engine, query, lambda: seen, StopSignal(math.inf))
     next(work)
     try:
         work.send(Generation(raw, FinishReason.EOS, SIZE, 9, 9, 0, 0.0, 0.0, 0.0))

@@ -9,13 +9,21 @@ import numpy as np
 import pytest
 
 from robobrain_ros.core.answer_formats import answer_form
+from robobrain_ros.core.cancellation import StopSignal
 from robobrain_ros.core.errors import BrainError, ErrorCode
 from robobrain_ros.core.families import FAMILIES, TaskKind, Think
+from robobrain_ros.core.observations import Observation
 from robobrain_ros.core.parsing import EmptyAnswer, UnparsableAnswer
-from robobrain_ros.core.pipeline import Lifting, Query, StopSignal, View, infer
-from robobrain_ros.engines.base import FinishReason, Generation, Stage
-from robobrain_ros.lifting.trajectories import PathHeight
-from robobrain_ros.tf_projection import DepthImage, Intrinsics, LiftStatus
+from robobrain_ros.core.pipeline import Query, infer
+from robobrain_ros.core.requests import FinishReason, Generation, Stage
+from robobrain_ros.tf_projection import (
+    DepthImage,
+    DepthScene,
+    Intrinsics,
+    LiftOptions,
+    LiftStatus,
+    PathHeight,
+)
 
 WIDTH, HEIGHT = 640, 480
 SENT = (336, 252)
@@ -41,9 +49,9 @@ class ScriptedEngine:
         return Generation(self._text, finish, SENT, 100, 10, 0, 0.01, 0.02, 0.03)
 
 
-def inferred(engine, query, view, lifting, stop, report=None):
+def inferred(engine, query, observe, stop, report=None):
     """What the worker does with `infer`."""
-    work = infer(engine, query, view, lifting, stop, report)
+    work = infer(engine, query, observe, stop, report)
     try:
         work.send(engine.answer(next(work)))
     except StopIteration as end:
@@ -51,19 +59,23 @@ def inferred(engine, query, view, lifting, stop, report=None):
     raise AssertionError("one question is asked, no more")
 
 
-def view(depth: bool = True, **fields) -> View:
-    rgb = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    if not depth:
-        return View(rgb, **fields)
-    metres = np.full((HEIGHT, WIDTH), 2.0, np.float32)
-    return View(rgb, DepthImage(metres, "32FC1"), INTRINSICS, np.eye(4), LiftStatus.OK)
+def view(metres=None, options=None) -> Observation:
+    """What a camera sees before a wall two metres away, or before the depth given."""
+    metres = np.full((HEIGHT, WIDTH), 2.0, np.float32) if metres is None else metres
+    depth = DepthImage(metres, "32FC1")
+    scene = DepthScene(depth, INTRINSICS, np.eye(4), LiftStatus.OK, options or LiftOptions())
+    return Observation(np.zeros((HEIGHT, WIDTH, 3), np.uint8), scene)
+
+
+def view_without_depth(status: LiftStatus) -> Observation:
+    return Observation(np.zeros((HEIGHT, WIDTH, 3), np.uint8), DepthScene(depth_status=status))
 
 
 def run(text, kind=TaskKind.POINT, family="robobrain2_3b", seen=None, **fields):
     engine = ScriptedEngine(text, family)
     query = Query(kind, "the red can", **fields)
     stop = StopSignal(time.monotonic() + 10)
-    return inferred(engine, query, lambda: seen or view(), Lifting(), stop)[0]
+    return inferred(engine, query, lambda: seen or view(), stop)[0]
 
 
 def test_pixels_are_scaled_back_per_axis_and_lifted():
@@ -109,7 +121,7 @@ def test_boxes_become_regions():
     ("kind", "text"), [(TaskKind.POINT, "[(1, 2)]"), (TaskKind.GROUNDING, "[1, 2, 30, 40]")]
 )
 def test_without_depth_the_reason_is_told(kind, text, status):
-    result = run(text, kind, seen=view(depth=False, depth_status=status))
+    result = run(text, kind, seen=view_without_depth(status))
     lifted = (*result.points, *result.regions)
     assert [one.status for one in lifted] == [status]
     assert lifted[0].position is None
@@ -119,7 +131,7 @@ def test_thinking_opens_the_assistants_turn_as_the_family_does():
     engine = ScriptedEngine("far left</think><answer>[(1, 2)]</answer>", "robobrain2")
     query = Query(TaskKind.POINT, "the red can", think=Think.ON)
     stop = StopSignal(time.monotonic() + 10)
-    result, _ = inferred(engine, query, view, Lifting(), stop)
+    result, _ = inferred(engine, query, view, stop)
     assert engine.requests[0].opening == "<think>"
     assert result.answer.thinking == "far left"
     assert len(result.points) == 1
@@ -134,7 +146,7 @@ def test_a_request_that_is_over_before_it_starts_touches_nothing():
     engine = ScriptedEngine("[(1, 2)]")
     stop = StopSignal(time.monotonic() - 1)
     with pytest.raises(BrainError) as error:
-        inferred(engine, Query(TaskKind.POINT, "x"), pytest.fail, Lifting(), stop)
+        inferred(engine, Query(TaskKind.POINT, "x"), pytest.fail, stop)
     assert error.value.code is ErrorCode.TIMEOUT
     assert not engine.requests
 
@@ -143,7 +155,7 @@ def test_the_deadline_stops_a_generation():
     engine = ScriptedEngine("", stops=True)
     stop = StopSignal(time.monotonic() + 0.05)
     with pytest.raises(BrainError) as error:
-        inferred(engine, Query(TaskKind.POINT, "x"), view, Lifting(), stop)
+        inferred(engine, Query(TaskKind.POINT, "x"), view, stop)
     assert error.value.code is ErrorCode.TIMEOUT
 
 
@@ -159,28 +171,21 @@ def test_the_first_reason_to_stop_counts():
 def test_a_trajectory_takes_the_path_height_of_the_request():
     depth = np.full((HEIGHT, WIDTH), 2.0, np.float32)
     depth[:, 300:340] = 4.0  # what lies behind the middle waypoint
-    seen = View(
-        np.zeros((HEIGHT, WIDTH, 3), np.uint8),
-        DepthImage(depth, "32FC1"),
-        INTRINSICS,
-        np.eye(4),
-        LiftStatus.OK,
-    )
     engine = ScriptedEngine("[(84, 126), (168, 126), (252, 126)]")
     query = Query(TaskKind.TRAJECTORY, "reach for the red can")
 
-    def middle(lifting):
+    def middle(options):
         stop = StopSignal(time.monotonic() + 10)
-        return inferred(engine, query, lambda: seen, lifting, stop)[0].points[1]
+        return inferred(engine, query, lambda: view(depth, options), stop)[0].points[1]
 
-    on_surface = middle(Lifting(path_height=PathHeight.SURFACE))
+    on_surface = middle(LiftOptions(path_height=PathHeight.SURFACE))
     assert on_surface.position[2] == pytest.approx(4.0) and not on_surface.interpolated
-    between = middle(Lifting())
+    between = middle(LiftOptions())
     assert between.position[2] == pytest.approx(2.0) and between.interpolated
-    lifted = middle(Lifting(path_height=PathHeight.LIFT, path_clearance=0.5))
+    lifted = middle(LiftOptions(path_height=PathHeight.LIFT, path_clearance=0.5))
     assert np.linalg.norm(lifted.position) == pytest.approx(3.5, abs=1e-3)
     with pytest.raises(BrainError) as refused:
-        middle(Lifting(path_height=PathHeight.LIFT, path_clearance=5.0))
+        middle(LiftOptions(path_height=PathHeight.LIFT, path_clearance=5.0))
     assert refused.value.code is ErrorCode.BAD_REQUEST
 
 
@@ -188,7 +193,7 @@ def test_the_answers_form_is_that_of_task_family_and_max_points():
     engine = ScriptedEngine("[(1, 2)]")
     stop = StopSignal(time.monotonic() + 10)
     for query in (Query(TaskKind.POINT, "x", max_points=3), Query(TaskKind.ASK, "x")):
-        inferred(engine, query, view, Lifting(), stop)
+        inferred(engine, query, view, stop)
     point, ask = engine.requests
     assert point.form == answer_form(TaskKind.POINT, engine.family, 3)
     assert ask.form is None
@@ -198,7 +203,7 @@ def test_lifting_is_reported():
     told = []
     stop = StopSignal(time.monotonic() + 10)
     query = Query(TaskKind.POINT, "x")
-    inferred(ScriptedEngine("[(1, 2)]"), query, view, Lifting(), stop, lambda *a: told.append(a))
+    inferred(ScriptedEngine("[(1, 2)]"), query, view, stop, lambda *a: told.append(a))
     assert told == [(Stage.LIFTING, "", 10)]
 
 
@@ -212,3 +217,19 @@ def test_lifting_is_reported():
 )
 def test_what_may_take_long_is_talk(query, is_talk):
     assert query.is_talk is is_talk
+
+
+def test_predicted_depth_is_the_fallback_where_the_sensor_has_a_hole():
+    metres = np.full((HEIGHT, WIDTH), 2.0, np.float32)
+    metres[:, 420:] = np.nan
+    # Outside the image, measured, in the hole, in the hole but beyond max_depth.
+    text = "[(2000, 500, 3.0), (250, 500, 1.5), (750, 500, 1.5), (800, 500, 20.0)]"
+    options = LiftOptions(path_height=PathHeight.SURFACE)
+    seen = view(metres, options)
+    result = run(text, TaskKind.TRAJECTORY, family="robobrain2_5", seen=seen)
+    measured, predicted, beyond = result.points
+    assert measured.status is LiftStatus.OK and measured.depth == pytest.approx(2.0)
+    assert predicted.status is LiftStatus.DEPTH_PREDICTED and predicted.depth == 1.5
+    np.testing.assert_allclose(predicted.position, ((480 - 320) / 500 * 1.5, 0, 1.5), atol=1e-9)
+    assert not predicted.has_normal and not predicted.covariance.any()
+    assert beyond.status is LiftStatus.DEPTH_HOLE and beyond.position is None

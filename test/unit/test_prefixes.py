@@ -9,8 +9,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from robobrain_ros.core.requests import GenerationRequest  # noqa: E402
 from robobrain_ros.engines import create_engine  # noqa: E402
-from robobrain_ros.engines.base import GenerationRequest, generate  # noqa: E402
+from robobrain_ros.engines.base import generate  # noqa: E402
 from robobrain_ros.engines.local.prefix_cache import Prefix, PrefixCache, digest  # noqa: E402
 
 RNG = np.random.default_rng(1)

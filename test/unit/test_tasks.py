@@ -117,7 +117,7 @@ def test_any_list_of_points_survives_the_round_trip(points, kind, round_brackets
     answer = parse_answer(kind, text, ROBOBRAIN2)
     np.testing.assert_array_equal(answer.points, np.array(points, dtype=float))
     assert answer.boxes.shape == (0, 4)
-    assert answer.depths is None
+    assert answer.points.shape[1] == 2
 
 
 @settings(deadline=None)
@@ -151,10 +151,10 @@ def test_two_points_are_the_corners_of_a_box():
 
 def test_robobrain2_5_gives_depths_and_points_at_affordances():
     answer = parse_answer(TaskKind.TRAJECTORY, "[(100, 200, 0.85), (110, 210, 1)]", ROBOBRAIN2_5)
-    np.testing.assert_array_equal(answer.points, [[100, 200], [110, 210]])
-    np.testing.assert_array_equal(answer.depths, [0.85, 1])
+    np.testing.assert_array_equal(answer.points[:, :2], [[100, 200], [110, 210]])
+    np.testing.assert_array_equal(answer.points[:, 2], [0.85, 1])
     flat = parse_answer(TaskKind.TRAJECTORY, "[(100, 200)]", ROBOBRAIN2_5)
-    assert flat.depths is None
+    assert flat.points.shape[1] == 2
     affordance = parse_answer(TaskKind.AFFORDANCE, "[(500, 250)]", ROBOBRAIN2_5)
     np.testing.assert_array_equal(affordance.points, [[500, 250]])
     assert not len(affordance.boxes)

@@ -10,13 +10,11 @@ from concurrent.futures import CancelledError, wait
 
 import pytest
 
+from robobrain_ros.core.requests import FinishReason, Generation, GenerationRequest
 from robobrain_ros.engines.base import (
     EngineBusy,
     EngineOutOfMemory,
     EngineUnavailable,
-    FinishReason,
-    Generation,
-    GenerationRequest,
     LoadError,
     Memory,
 )

@@ -14,16 +14,13 @@ from transformers import PreTrainedModel
 
 from robobrain_ros.core.answer_formats import answer_form
 from robobrain_ros.core.families import TaskKind, Think
+from robobrain_ros.core.requests import FinishReason, Generation, GenerationRequest, Stage
 from robobrain_ros.engines.base import (
     EngineError,
     EngineOutOfMemory,
     EngineUnavailable,
-    FinishReason,
-    Generation,
-    GenerationRequest,
     LoadError,
     Memory,
-    Stage,
 )
 from robobrain_ros.engines.local.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
 from robobrain_ros.engines.local.constrained_decoding import Grammar

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from robobrain_ros.engines.base import GenerationRequest
+from robobrain_ros.core.requests import GenerationRequest
 from robobrain_ros.engines.local.kv_cache import Rows
 from robobrain_ros.engines.local.memory_estimate import reading_bytes
 from robobrain_ros.engines.local.prefix_cache import Prefix, PrefixCache, digest

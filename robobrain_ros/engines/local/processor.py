@@ -19,7 +19,8 @@ from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer, Qwen2VLImageProcessorPil
 
 from robobrain_ros.core.coordinates import sent_size
-from robobrain_ros.engines.base import EngineError, GenerationRequest, LoadError
+from robobrain_ros.core.requests import GenerationRequest
+from robobrain_ros.engines.base import EngineError, LoadError
 from robobrain_ros.engines.local.image_patches import Patches, resized
 
 _IMAGE_TOKEN = "<|image_pad|>"

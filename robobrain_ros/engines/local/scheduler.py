@@ -13,16 +13,14 @@ from enum import IntEnum
 from itertools import count
 from typing import Any, TypeVar
 
+from robobrain_ros.core.requests import Generation, GenerationRequest, never_stop
 from robobrain_ros.engines.base import (
     Engine,
     EngineBusy,
     EngineError,
     EngineOutOfMemory,
     EngineUnavailable,
-    Generation,
-    GenerationRequest,
     Memory,
-    never_stop,
 )
 
 Result = TypeVar("Result")

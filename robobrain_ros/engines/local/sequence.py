@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from robobrain_ros.engines.base import FinishReason, Generation, GenerationRequest, Stage
+from robobrain_ros.core.requests import FinishReason, Generation, GenerationRequest, Stage
 from robobrain_ros.engines.local.constrained_decoding import Constraint, restrict
 from robobrain_ros.engines.local.prefill import Prompt
 from robobrain_ros.engines.local.prefix_cache import Prefix

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lifting gives: positions in a target frame with their quality, or why there is none."""
+"""Results of a request: pixels and their 3D positions with quality, or why there is none."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
 
-from robobrain_ros.lifting.depth_image import FloatArray
+from robobrain_ros.core.arrays import FloatArray
+from robobrain_ros.core.parsing import Answer
+from robobrain_ros.core.requests import Generation
 
 IDENTITY_QUATERNION = np.array([0.0, 0.0, 0.0, 1.0])
 
@@ -25,13 +27,15 @@ class LiftStatus(IntEnum):
     OUTSIDE_DEPTH_VIEW = 4
     DEPTH_STALE = 5
     NO_TRANSFORM = 6
+    DEPTH_PREDICTED = 7
 
 
 @dataclass(frozen=True, eq=False)
 class LiftedPoint:
     """A pixel lifted to 3D.
 
-    pixel: (2,) of the colour image. position: (3,) m in the target frame, None unless status is OK.
+    pixel: (2,) of the colour image. position: (3,) m in the target frame, None unless status is OK
+    or DEPTH_PREDICTED (by the model's own depth: no normal, spread or covariance).
     orientation: quaternion in the target frame: z along the surface normal on the camera's side, x
     as near as possible to the camera's right; the identity without a normal (`has_normal`). depth:
     m along the optical axis. valid_fraction: share of the depth pixels around the point that hold
@@ -99,3 +103,14 @@ def failed_point(
         spread=spread,
         covariance=np.zeros((3, 3)),
     )
+
+
+@dataclass(frozen=True)
+class Result:
+    """A typed answer, its pixels lifted; `boxes` and `points` are in camera image pixels."""
+
+    answer: Answer
+    generation: Generation
+    points: list[LiftedPoint] = field(default_factory=list)
+    regions: list[LiftedRegion] = field(default_factory=list)
+    lift_s: float = 0.0
