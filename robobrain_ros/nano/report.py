@@ -132,7 +132,8 @@ def _draw(
     for box in boxes_to_image_pixels(answer.boxes, *mapping)[0]:
         x1, y1, x2, y2 = np.rint(box * np.tile(scale, 2)).astype(int).tolist()
         cv2.rectangle(image, (x1, y1), (x2, y2), color, 2, cv2.LINE_AA)
-    points = np.rint((to_image_pixels(answer.points, *mapping)[0] + 0.5) * scale).astype(np.int32)
+    pixels = to_image_pixels(answer.points[:, :2], *mapping)[0]
+    points = np.rint((pixels + 0.5) * scale).astype(np.int32)
     if task is TaskKind.TRAJECTORY and len(points):
         cv2.polylines(image, [points], False, color, 2, cv2.LINE_AA)
     for x, y in points.tolist():

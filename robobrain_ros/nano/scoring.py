@@ -92,7 +92,7 @@ def score(
     if question.box is not None:
         boxes, inside = boxes_to_image_pixels(answer.boxes, *frame)
         return {IOU: box_iou(boxes[0], question.box) if len(boxes) and inside[0] else 0.0}
-    points, inside = to_image_pixels(answer.points, *frame)
+    points, inside = to_image_pixels(answer.points[:, :2], *frame)
     assert question.region is not None
     region = question.region()
     hits = [bool(ok) and bool(region[int(y), int(x)]) for (x, y), ok in zip(points, inside)]

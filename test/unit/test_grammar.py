@@ -130,7 +130,7 @@ def check_answer(text: str, kind: TaskKind, family: Family, form: AnswerForm, se
     assert (answer.points.shape[1] == 3) == (form.shape is Shape.POINTS_WITH_DEPTH)
     image = (640, 480)
     mapping = (form.frame, form.axis_order, sent, image)
-    points, in_image = to_image_pixels(answer.points, *mapping)
+    points, in_image = to_image_pixels(answer.points[:, :2], *mapping)
     boxes, boxes_in_image = boxes_to_image_pixels(answer.boxes, *mapping)
     assert in_image.all() and boxes_in_image.all()
     assert (boxes[:, 2:] > boxes[:, :2]).all()
@@ -139,7 +139,7 @@ def check_answer(text: str, kind: TaskKind, family: Family, form: AnswerForm, se
         assert re.fullmatch(next_part(form, sent, ""), text)
     if form.frame is CoordinateFrame.SENT_PIXELS:
         width_height = sent if form.axis_order == "xy" else sent[::-1]
-        assert (answer.points < width_height).all()
+        assert (answer.points[:, :2] < width_height).all()
     return len(points) + len(boxes)
 
 
