@@ -37,8 +37,8 @@ from numpy.typing import NDArray
 from reference import FAMILY, Question, Reference
 
 from robobrain_ros.core.answer_formats import answer_form
-from robobrain_ros.core.families import TaskKind, Think
 from robobrain_ros.core.requests import Generation, GenerationRequest
+from robobrain_ros.core.tasks import TaskKind, Think
 from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import Engine, generate, generate_together
 from robobrain_ros.engines.local.checkpoint import NANO_DIRECTORY

@@ -38,7 +38,7 @@ from engine import (
 )
 from reference import Question, Reference
 
-from robobrain_ros.core.families import TaskKind
+from robobrain_ros.core.tasks import TaskKind
 from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import generate_together
 from robobrain_ros.engines.local.loading import Placement, quantization_config

@@ -30,9 +30,10 @@ from support import tiny_checkpoints
 
 from robobrain_ros.core.answer_formats import answer_form
 from robobrain_ros.core.coordinates import boxes_to_image_pixels, to_image_pixels
-from robobrain_ros.core.families import FAMILIES, Family, TaskKind, Think
+from robobrain_ros.core.families import FAMILIES, Family
 from robobrain_ros.core.parsing import EmptyAnswer, UnparsableAnswer, parse_answer
 from robobrain_ros.core.requests import FinishReason, Generation, GenerationRequest
+from robobrain_ros.core.tasks import TaskKind, Think
 from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import EngineError, generate_together
 

@@ -22,13 +22,13 @@ from tf2_ros import BufferCore, TransformException
 
 from robobrain_ros.core.answer_formats import next_part
 from robobrain_ros.core.cancellation import StopSignal
-from robobrain_ros.core.families import FAMILIES, Family, TaskKind, Think
-from robobrain_ros.core.input_text import checked_text, sentence
+from robobrain_ros.core.families import FAMILIES, Family
+from robobrain_ros.core.input_text import checked_text, sanitize_error
 from robobrain_ros.core.observations import Observation
-from robobrain_ros.core.parsing import build_prompt
 from robobrain_ros.core.pipeline import Query, infer
 from robobrain_ros.core.requests import FinishReason, Generation, GenerationRequest
 from robobrain_ros.core.results import Result
+from robobrain_ros.core.tasks import TaskKind, Think
 from robobrain_ros.engines.local.checkpoint import NANO_DIRECTORY
 from robobrain_ros.engines.local.processor import Encoder
 from robobrain_ros.lifting.transforms import matrix_from_transform
@@ -148,8 +148,8 @@ def request_case(rng: Random, tools: Tools) -> str:
     family, kind = rng.choice(tools.family), rng.choice(list(TaskKind))
     opening = family.openings[rng.choice(list(Think))]
     text = checked_text(raw)
-    request = GenerationRequest(None, build_prompt(kind, text, family), opening)
-    harmless = build_prompt(kind, "cup", family)
+    request = GenerationRequest(None, family.build_prompt(kind, text=text), opening)
+    harmless = family.build_prompt(kind, text="cup")
     expected = tools.expected_tags(harmless, (kind, family.name, opening), opening)
     assert tools.tags_in(request) == expected, "a user's words became a control token"
     return "taken"
@@ -232,5 +232,5 @@ def outcome(kind: str, seed: str, tools: Tools) -> str:
         failure = as_brain_error(error)
         if failure is None:
             raise
-        assert len(str(failure)) > 10 and sentence(str(failure)).isprintable()
+        assert len(str(failure)) > 10 and sanitize_error(str(failure)).isprintable()
         return failure.code.name

@@ -28,8 +28,8 @@ from transformers import (
 
 from robobrain_ros.core.answer_formats import answer_form
 from robobrain_ros.core.coordinates import sent_size
-from robobrain_ros.core.families import FAMILIES, TaskKind, Think
-from robobrain_ros.core.parsing import build_prompt
+from robobrain_ros.core.families import FAMILIES
+from robobrain_ros.core.tasks import TaskKind, Think
 from robobrain_ros.engines.local.constrained_decoding import Constraint, Grammar, restrict
 from robobrain_ros.engines.local.image_patches import resized
 
@@ -48,7 +48,7 @@ class Question:
 
     @property
     def prompt(self) -> str:
-        return build_prompt(self.kind, self.text, FAMILY)
+        return FAMILY.build_prompt(self.kind, text=self.text)
 
 
 class Reference:

@@ -65,7 +65,7 @@ def answer_form(kind: TaskKind, family: Family, max_points: int = 0) -> AnswerFo
     if kind is TaskKind.ASK:
         return None
     # Models write what their prompts show.
-    notation = Notation.JSON if "JSON" in family.prompts[kind] else Notation.TUPLES
+    notation = Notation.JSON if "JSON" in family.template(kind) else Notation.TUPLES
     if kind is TaskKind.GROUNDING or (
         kind is TaskKind.AFFORDANCE and not family.affordance_is_point
     ):

@@ -8,28 +8,12 @@ kept exactly as the model's authors publish them (RoboBrain's `inference.py`, Qw
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum, IntEnum
+from enum import Enum
 from pathlib import PurePath
 from types import MappingProxyType
 from typing import Literal
 
-
-class TaskKind(str, Enum):
-    """What is asked of the model."""
-
-    POINT = "point"
-    AFFORDANCE = "affordance"
-    TRAJECTORY = "trajectory"
-    GROUNDING = "grounding"
-    ASK = "ask"
-
-
-class Think(IntEnum):
-    """Whether the model reasons aloud first; the numbers are those of the `think` request field."""
-
-    DEFAULT = 0
-    OFF = 1
-    ON = 2
+from robobrain_ros.core.tasks import TASKS, AnswerType, TaskKind, Think, fill_prompt
 
 
 class CoordinateFrame(Enum):
@@ -48,10 +32,11 @@ AxisOrder = Literal["xy", "yx"]
 class Family:
     """The behaviour that models of one family share.
 
-    `prompts` hold the placeholder `{text}`; `openings` is the text that opens the assistant's turn
-    (already said for the model, so it is not part of what the model generates). `patch_factor` is
-    the number of pixels (patch size times merge size) that image sides sent to the model are
-    multiples of.
+    `prompts` has the family's own prompt templates by task; for a task without one, the task's
+    holds. `openings` is the text that opens the assistant's turn (written for the model, so it is
+    no part of what the model generates). `patch_factor` is the number of pixels (patch size times
+    merge size) that the sides of images sent to the model are multiples of. `affordance_is_point`
+    and `has_depth` (in trajectories) are where answers differ from RoboBrain 2.0's.
     """
 
     name: str
@@ -64,6 +49,20 @@ class Family:
     patch_factor: int
     affordance_is_point: bool = False
     has_depth: bool = False
+
+    def build_prompt(self, kind: TaskKind, **values: str) -> str:
+        """The prompt of a task with its placeholders filled; see `tasks.fill_prompt`."""
+        return fill_prompt(self.template(kind), values)
+
+    def template(self, kind: TaskKind) -> str:
+        """The prompt template of a task."""
+        return self.prompts.get(kind, TASKS[kind].prompt)
+
+    def answer_type(self, kind: TaskKind) -> AnswerType:
+        """What the model answers to a task; an affordance given as a point is no region yet."""
+        if kind is TaskKind.AFFORDANCE and self.affordance_is_point:
+            return AnswerType.POINTS
+        return TASKS[kind].answer
 
 
 class UnknownFamily(ValueError):
@@ -92,7 +91,6 @@ _ROBOBRAIN2_PROMPTS = MappingProxyType(
             "Please provide the bounding box coordinate of the region this sentence describes: "
             "{text}."
         ),
-        TaskKind.ASK: "{text}",
     }
 )
 
@@ -113,7 +111,6 @@ _ROBOBRAIN2_5_PROMPTS = MappingProxyType(
             "coordinates and the depth of the point."
         ),
         TaskKind.GROUNDING: _ROBOBRAIN2_PROMPTS[TaskKind.GROUNDING],
-        TaskKind.ASK: "{text}",
     }
 )
 
@@ -137,7 +134,6 @@ _QWEN_PROMPTS = MappingProxyType(
             "Locate {text}. Report the bbox coordinates in JSON format like this: "
             '[{"bbox_2d": [x1, y1, x2, y2], "label": "..."}]'
         ),
-        TaskKind.ASK: "{text}",
     }
 )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words from outside before anything is done with them, and before they are said again."""
+"""Text from outside: validation of requests' texts, sanitized error messages, names of objects."""
 
 from __future__ import annotations
 
@@ -10,14 +10,20 @@ from robobrain_ros.core.errors import BrainError, ErrorCode
 MAX_TEXT = 4000
 """Characters in a request's text; more is a mistake, and costs memory in the model."""
 
-_MAX_SENTENCE = 1000  # characters of what an error says: it may quote a name of a megabyte
+_MAX_MESSAGE = 1000  # characters of an error message: it may quote a name of a megabyte
+_MAX_NAME = 64
+_LEADING = re.compile(
+    r"^(?:(?:please )?(?:point (?:at|to|out)|show(?: me)?|find|locate|identify|detect|grasp|"
+    r"pick up|where (?:is|are)|(?:the )?box(?:es)? of)\s+)?(?:(?:the|a|an|all|any)\s+)*",
+    re.IGNORECASE,
+)
 # All of C0 and C1 but tab and line feed, and half characters, which no tokenizer takes.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def checked_text(text: str) -> str:
-    """Return a request's text as it is asked: without white space around it, and with a space for
-    each control character in it.
+    """Return a request's text as it is asked: stripped, and with a space for each control
+    character.
 
     Raises BrainError BAD_REQUEST for one that has nothing to read in it, and for more than MAX_TEXT
     characters.
@@ -34,11 +40,20 @@ def checked_text(text: str) -> str:
     return text
 
 
-def sentence(words: str) -> str:
-    """Return what an error says as responses and logs can bear it: a space for what can't be
-    printed, and the middle left out where it is long. The advice is at the end.
+def sanitize_error(message: str) -> str:
+    """Return an error message for responses and logs: a space for what can't be printed, and the
+    middle left out where it is long. The advice is at the end.
     """
-    if len(words) > _MAX_SENTENCE:
-        half = _MAX_SENTENCE // 2
-        words = f"{words[:half]}…{words[-half:]}"
-    return "".join(c if c.isprintable() else " " for c in words)
+    if len(message) > _MAX_MESSAGE:
+        half = _MAX_MESSAGE // 2
+        message = f"{message[:half]}…{message[-half:]}"
+    return "".join(c if c.isprintable() else " " for c in message)
+
+
+def object_name(text: str) -> str:
+    """Return the name of the thing that a request is about, for class ids: its text without a
+    leading verb ("point to", "where is") and article, on one line, at most 64 characters.
+    """
+    name = " ".join(text.split()).rstrip(" .?!")
+    name = _LEADING.sub("", name) or name
+    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1].rstrip() + "…"

@@ -1,39 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task is a prompt and the parser of its answer: text in, typed Answer or typed failure out."""
+"""Parser of the models' answers: text in, typed Answer or typed failure out."""
 
+import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from robobrain_ros.core.families import Family, TaskKind, Think
-
-__all__ = [
-    "Answer",
-    "AnswerError",
-    "EmptyAnswer",
-    "TaskKind",
-    "Think",
-    "UnparsableAnswer",
-    "build_prompt",
-    "parse_answer",
-    "split_thinking",
-]
+from robobrain_ros.core.arrays import FloatArray
+from robobrain_ros.core.families import Family
+from robobrain_ros.core.tasks import TASKS, AnswerType, Task, TaskKind
 
 MAX_ANSWER_CHARS = 4_000_000
 MAX_COORDINATE = 1e6  # far beyond any image: such a number is a fault, not a place
 _SHOWN_CHARS = 120
 
 
-def _no_points() -> NDArray[np.float64]:
+def _no_points() -> FloatArray:
     return np.empty((0, 2))
 
 
-def _no_boxes() -> NDArray[np.float64]:
+def _no_boxes() -> FloatArray:
     return np.empty((0, 4))
 
 
@@ -43,20 +33,22 @@ class Answer:
 
     `points` (N, 2) in the order of the answer, or (N, 3) where the model estimates each one's depth
     in metres; `boxes` (M, 4) as two ordered corners (x1 < x2, y1 < y2). `text` is the answer
-    without the thinking, `thinking` what was reasoned before it ("" when nothing was).
+    without the thinking, `thinking` what was reasoned before it ("" when nothing was), `data` the
+    properties of a JSON answer.
     """
 
     kind: TaskKind
-    points: NDArray[np.float64] = field(default_factory=_no_points)
-    boxes: NDArray[np.float64] = field(default_factory=_no_boxes)
+    points: FloatArray = field(default_factory=_no_points)
+    boxes: FloatArray = field(default_factory=_no_boxes)
     text: str = ""
     thinking: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
 
 
 class AnswerError(Exception):
     """The model answered, but not with what the task needs; the message tells what to do.
 
-    `answer` is what it wrote, and `generation` what that took (`engines.base.Generation`), where
+    `answer` is what it wrote, and `generation` what that took (`requests.Generation`), where
     they are known.
     """
 
@@ -70,18 +62,6 @@ class UnparsableAnswer(AnswerError):
 
 class EmptyAnswer(AnswerError):
     """The model answered that there is nothing to report."""
-
-
-def build_prompt(kind: TaskKind, text: str, family: Family) -> str:
-    """The prompt that `family` was trained with, for the user's `text`.
-
-    White space around the text and, but for ASK, its final full stops are dropped: the prompts
-    bring their own punctuation. Everything else in the text, braces included, is kept.
-    """
-    text = text.strip()
-    if kind is not TaskKind.ASK:
-        text = text.rstrip(". \t\r\n")
-    return family.prompts[kind].replace("{text}", text)
 
 
 def split_thinking(raw: str, opening: str = "") -> tuple[str, str]:
@@ -107,9 +87,9 @@ def split_thinking(raw: str, opening: str = "") -> tuple[str, str]:
 def parse_answer(kind: TaskKind, raw: str, family: Family, opening: str = "") -> Answer:
     """Parse what a model generated after `opening` into an Answer with something in it.
 
-    POINT and TRAJECTORY have at least one point, GROUNDING at least one box, AFFORDANCE a box (or a
-    point, for families that point at affordances), ASK text. Lists in round or square brackets,
-    nested or not, amid sentences, and Qwen's JSON are understood; numbers without brackets are not.
+    By its AnswerType: at least one point, at least one box, text, or a JSON object. Lists in round
+    or square brackets, nested or not, amid sentences, and Qwen's JSON are understood; numbers
+    without brackets are not.
     Raises EmptyAnswer when the model says that there is nothing, UnparsableAnswer for anything
     else. Takes time linear in the length of `raw`.
     """
@@ -122,18 +102,36 @@ def parse_answer(kind: TaskKind, raw: str, family: Family, opening: str = "") ->
         raise EmptyAnswer(
             "The model answered nothing: rephrase the request or choose another model."
         )
-    if kind is TaskKind.ASK:
+    answer_type = family.answer_type(kind)
+    if answer_type is AnswerType.TEXT:
         return Answer(kind, text=text, thinking=thinking)
-    wants_boxes = kind is TaskKind.GROUNDING or (
-        kind is TaskKind.AFFORDANCE and not family.affordance_is_point
-    )
+    if answer_type is AnswerType.DATA:
+        return Answer(kind, text=text, thinking=thinking, data=_data(text, TASKS[kind]))
     groups = list(_number_groups(text))
     if not groups:
         _raise_for_no_numbers(text)
-    if wants_boxes:
+    if answer_type is AnswerType.REGIONS:
         return Answer(kind, boxes=_boxes(groups, text), text=text, thinking=thinking)
-    points = _points(groups, text, family.has_depth and kind is TaskKind.TRAJECTORY)
+    may_have_depth = family.has_depth and answer_type is AnswerType.WAYPOINTS
+    points = _points(groups, text, may_have_depth)
     return Answer(kind, points=points, text=text, thinking=thinking)
+
+
+def _data(text: str, task: Task) -> Mapping[str, Any]:
+    """The JSON object that an answer is or holds, with the properties that the schema requires."""
+    start, end = text.find("{"), text.rfind("}")
+    try:
+        data = json.loads(text[start : end + 1])
+    except ValueError:
+        data = None
+    required = (task.schema or {}).get("required", ())
+    if not isinstance(data, dict) or any(name not in data for name in required):
+        wanted = f"a JSON object with {', '.join(required)}" if required else "a JSON object"
+        raise UnparsableAnswer(
+            f"The model's answer is not {wanted} ({_shown(text)}): rephrase the request, turn "
+            "constrained decoding on, or choose another model."
+        )
+    return data
 
 
 # Innermost bracket pairs. No pattern backtracks further than to the previous bracket.
@@ -169,9 +167,7 @@ def _number_groups(text: str) -> Iterator[tuple[float, ...]]:
             yield group
 
 
-def _points(
-    groups: list[tuple[float, ...]], text: str, may_have_depth: bool
-) -> NDArray[np.float64]:
+def _points(groups: list[tuple[float, ...]], text: str, may_have_depth: bool) -> FloatArray:
     """The groups as points (N, 2), or (N, 3) with depth; all of one kind."""
     sizes = {len(group) for group in groups}
     if sizes == {2} or (may_have_depth and sizes == {3}):
@@ -179,7 +175,7 @@ def _points(
     raise _unparsable("points", text)
 
 
-def _boxes(groups: list[tuple[float, ...]], text: str) -> NDArray[np.float64]:
+def _boxes(groups: list[tuple[float, ...]], text: str) -> FloatArray:
     """The groups as boxes (M, 4) with ordered corners; two points alone are a box's corners."""
     if [len(group) for group in groups] == [2, 2]:
         groups = [groups[0] + groups[1]]

@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -18,14 +18,13 @@ from robobrain_ros.core.arrays import FloatArray
 from robobrain_ros.core.cancellation import StopSignal
 from robobrain_ros.core.coordinates import boxes_to_image_pixels, to_image_pixels
 from robobrain_ros.core.errors import BrainError, ErrorCode
-from robobrain_ros.core.families import Family, TaskKind, Think
+from robobrain_ros.core.families import Family
 from robobrain_ros.core.observations import Observation
 from robobrain_ros.core.parsing import (
     Answer,
     AnswerError,
     EmptyAnswer,
     UnparsableAnswer,
-    build_prompt,
     parse_answer,
 )
 from robobrain_ros.core.requests import (
@@ -35,7 +34,8 @@ from robobrain_ros.core.requests import (
     Report,
     Stage,
 )
-from robobrain_ros.core.results import LiftedPoint, Result
+from robobrain_ros.core.results import LiftedPoint, LiftedRegion, Result
+from robobrain_ros.core.tasks import TASKS, AnswerType, Task, TaskKind, Think
 
 MAX_POINTS, MAX_BOXES = 1000, 100
 """Of one answer, which are lifted and sent: each costs the engine's and the executor's time."""
@@ -49,18 +49,28 @@ POINT_BOX_SHARE = 0.03
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked. `max_points` 0 = as many as the model gives."""
+    """A request's task, text and options.
+
+    `max_points` 0 = as many as the model gives. `values` fill the other placeholders of the task's
+    prompt.
+    """
 
     kind: TaskKind
     text: str
     think: Think = Think.DEFAULT
     max_points: int = 0
     max_new_tokens: int = 768
+    values: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def is_talk(self) -> bool:
-        """Whether a long answer is to be expected, which may wait for short ones."""
-        return self.kind is TaskKind.ASK or self.think is Think.ON
+    def task(self) -> Task:
+        """The task's entry in the registry."""
+        return TASKS[self.kind]
+
+    @property
+    def expects_long_answer(self) -> bool:
+        """Whether hundreds of tokens are to be expected, which may wait for short answers."""
+        return self.task.long_answer or self.think is Think.ON
 
 
 class HasFamily(Protocol):
@@ -78,24 +88,25 @@ def infer(
     observe: Callable[[], Observation],
     stop: StopSignal,
     report: Report | None = None,
-) -> Generator[GenerationRequest, Generation, tuple[Result, Observation]]:
+) -> Generator[GenerationRequest, Generation, tuple[Result, Observation | None]]:
     """Answer one query about one observation; return both.
 
     A generator, for the engine's worker: it yields what to ask the model and is sent the answer,
     so that other requests have their turn meanwhile. observe: called once, here, so that decoding
-    the camera's messages costs no executor thread. Raises BrainError when stopped, AnswerError when
-    the answer can't be used, EngineError and ValueError (an image that can't be decoded) as they
-    come.
+    the camera's messages costs no executor thread; never for a task that needs no image. Raises
+    BrainError when stopped, AnswerError when the answer can't be used, EngineError and ValueError
+    (an image that can't be decoded) as they come.
     """
     stop.check()
-    seen = observe()
-    opening = engine.family.openings[query.think]
+    seen = observe() if query.task.needs_image else None
+    family = engine.family
+    opening = family.openings[query.think]
     generation = yield GenerationRequest(
-        image=seen.rgb,
-        prompt=build_prompt(query.kind, query.text, engine.family),
+        image=None if seen is None else seen.rgb,
+        prompt=family.build_prompt(query.kind, text=query.text, **query.values),
         opening=opening,
         max_new_tokens=query.max_new_tokens,
-        form=answer_form(query.kind, engine.family, query.max_points),
+        form=answer_form(query.kind, family, query.max_points),
         stop=stop,
         report=report,
     )
@@ -104,18 +115,17 @@ def infer(
     started = time.monotonic()
     if report is not None:
         report(Stage.LIFTING, "", generation.tokens_out)
+    points: list[LiftedPoint] = []
+    regions: list[LiftedRegion] = []
     try:
-        answer = parse_answer(query.kind, generation.text, engine.family, opening)
-        points, boxes = _in_camera_pixels(answer, query, engine.family, generation, seen)
+        answer = parse_answer(query.kind, generation.text, family, opening)
+        if seen is not None and query.task.answer.has_places:
+            pixels, boxes = _in_camera_pixels(answer, query, family, generation, seen)
+            points, regions = _lift(pixels, boxes, query.task, seen)
     except AnswerError as error:
         error.answer, error.generation = generation.text[:MAX_SHOWN], generation
         raise
-    predicted = points[:, 2] if points.shape[1] > 2 else None
-    lifted = seen.scene.points(points[:, :2], seen.rgb, predicted)
-    if query.kind is TaskKind.TRAJECTORY:
-        lifted = _path(lifted, seen)
-    regions = seen.scene.boxes(boxes)
-    return Result(answer, generation, lifted, regions, time.monotonic() - started), seen
+    return Result(answer, generation, points, regions, time.monotonic() - started), seen
 
 
 def _in_camera_pixels(
@@ -131,11 +141,11 @@ def _in_camera_pixels(
     points = np.hstack([pixels, answer.points[:, 2:]])[inside]
     boxes, overlapping = boxes_to_image_pixels(answer.boxes, *frames)
     boxes = boxes[overlapping]
-    if query.kind is TaskKind.AFFORDANCE and len(points):
+    if query.task.answer is AnswerType.REGIONS and len(points):
         half = POINT_BOX_SHARE * width / 2
         boxes = np.vstack([boxes, np.hstack([points[:, :2] - half, points[:, :2] + half])])
         points = points[:0]
-    if query.kind is not TaskKind.ASK and not len(points) and not len(boxes):
+    if not len(points) and not len(boxes):
         raise EmptyAnswer(
             "Every point of the answer lies outside the image: ask again with other words, and "
             "check that the parameter `family` is the model's."
@@ -150,8 +160,15 @@ def _in_camera_pixels(
     return points, boxes
 
 
-def _path(waypoints: list[LiftedPoint], seen: Observation) -> list[LiftedPoint]:
-    try:
-        return seen.scene.path(waypoints)
-    except ValueError as error:  # a clearance that this scene has no room for
-        raise BrainError(ErrorCode.BAD_REQUEST, str(error)) from error
+def _lift(
+    points: FloatArray, boxes: FloatArray, task: Task, seen: Observation
+) -> tuple[list[LiftedPoint], list[LiftedRegion]]:
+    """Lift points (N, 2 or 3) and boxes (M, 4) of the image in its scene."""
+    predicted = points[:, 2] if points.shape[1] > 2 else None
+    lifted = seen.scene.points(points[:, :2], seen.rgb, predicted)
+    if task.answer is AnswerType.WAYPOINTS:
+        try:
+            lifted = seen.scene.path(lifted)
+        except ValueError as error:  # a clearance that this scene has no room for
+            raise BrainError(ErrorCode.BAD_REQUEST, str(error)) from error
+    return lifted, seen.scene.boxes(boxes)

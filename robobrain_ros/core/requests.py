@@ -35,7 +35,7 @@ class GenerationRequest:
     """One question to a model.
 
     `image` is (H, W, 3) uint8 RGB at the camera's size, or None; `prompt` comes from
-    `tasks.build_prompt`; `opening` is the text that opens the assistant's turn, from the family.
+    `Family.build_prompt`; `opening` is the text that opens the assistant's turn, from the family.
     `form` is what the answer must look like, None = anything. `stop` is called between tokens; True
     ends the answer there with FinishReason.STOPPED. `report` is called on the engine's thread.
     """

@@ -20,8 +20,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from transformers import Qwen2TokenizerFast
 
-from robobrain_ros.core.families import Think
-from robobrain_ros.core.parsing import TaskKind, build_prompt
+from robobrain_ros.core.tasks import TaskKind, Think
 from robobrain_ros.nano.architecture import MERGE, PATCH, SENT_SIZES, TOKEN_PIXELS
 from robobrain_ros.nano.dataset import ScenePool
 from robobrain_ros.nano.questions import NOTHING, Asker, Question
@@ -139,7 +138,7 @@ class Words:
 
     def example(self, question: Question, think: bool) -> Example:
         """Prompt, with the opening of the answer, and the answer, with the thought before it."""
-        prompt = build_prompt(question.task, question.text, FAMILY)
+        prompt = FAMILY.build_prompt(question.task, text=question.text)
         opening = FAMILY.openings[Think.ON if think else Think.OFF]
         turn = f"{prompt}<|im_end|>\n<|im_start|>assistant\n{opening}"
         answer = f"{question.answer}</answer>"

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from robobrain_ros.core.families import Think
+from robobrain_ros.core.tasks import Think
 from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import Engine
 from robobrain_ros.nano.dataset import Scene, render_scene

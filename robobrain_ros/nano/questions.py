@@ -14,7 +14,7 @@ from enum import Enum
 
 import numpy as np
 
-from robobrain_ros.core.parsing import TaskKind
+from robobrain_ros.core.tasks import TaskKind
 from robobrain_ros.nano import talk, wordings
 from robobrain_ros.nano.dataset import NAMES
 from robobrain_ros.nano.places import Place, Region, places

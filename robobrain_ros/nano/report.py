@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robobrain_ros.core.coordinates import boxes_to_image_pixels, to_image_pixels
-from robobrain_ros.core.parsing import AnswerError, TaskKind, parse_answer
+from robobrain_ros.core.parsing import AnswerError, parse_answer
+from robobrain_ros.core.tasks import TaskKind
 from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import Engine
 from robobrain_ros.nano.evaluate import evaluation_views, questions_about

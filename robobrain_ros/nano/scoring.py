@@ -14,16 +14,9 @@ from scipy.spatial.distance import cdist
 
 from robobrain_ros.core.answer_formats import answer_form
 from robobrain_ros.core.coordinates import boxes_to_image_pixels, to_image_pixels
-from robobrain_ros.core.families import Think
-from robobrain_ros.core.parsing import (
-    Answer,
-    AnswerError,
-    EmptyAnswer,
-    TaskKind,
-    build_prompt,
-    parse_answer,
-)
+from robobrain_ros.core.parsing import Answer, AnswerError, EmptyAnswer, parse_answer
 from robobrain_ros.core.requests import Generation, GenerationRequest
+from robobrain_ros.core.tasks import TaskKind, Think
 from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import Engine, generate
 from robobrain_ros.nano.questions import Asker, Question, Topic
@@ -65,7 +58,7 @@ def ask(
 
     An answer that the parser refuses has the worst scores, unless nothing is the right answer.
     """
-    prompt = build_prompt(question.task, question.text, engine.family)
+    prompt = engine.family.build_prompt(question.task, text=question.text)
     opening = engine.family.openings[think]
     form = answer_form(question.task, engine.family)
     request = GenerationRequest(view.rgb, prompt, opening, MAX_NEW_TOKENS, form)

@@ -16,7 +16,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import AddedToken, Qwen2TokenizerFast
 
 from robobrain_ros.core.families import FAMILIES
-from robobrain_ros.core.parsing import TaskKind, build_prompt
+from robobrain_ros.core.tasks import TaskKind
 
 FAMILY_NAME = "robobrain2"
 FAMILY = FAMILIES[FAMILY_NAME]
@@ -70,7 +70,7 @@ def prompt_phrases() -> list[str]:
     """The fixed sentences around the user's text in the prompts, longest first."""
     phrases = set()
     for kind in TaskKind:
-        before, after = build_prompt(kind, "\0", FAMILY).split("\0")
+        before, after = FAMILY.build_prompt(kind, text="\0").split("\0")
         phrases |= {before.rstrip(" "), after}
     return sorted((p for p in phrases if len(p) >= _MIN_PHRASE_LENGTH), key=len, reverse=True)
 

@@ -17,18 +17,14 @@ from rclpy.node import Node
 from robobrain_ros.action import Infer
 from robobrain_ros.core.cancellation import StopSignal
 from robobrain_ros.core.errors import BrainError, ErrorCode
-from robobrain_ros.core.families import TaskKind
 from robobrain_ros.core.requests import Stage
+from robobrain_ros.core.tasks import TaskKind
 from robobrain_ros.ros.event_loop import Waiting
 from robobrain_ros.ros.services import RequestServer
 
-TASKS = {
-    Infer.Goal.TASK_POINT: TaskKind.POINT,
-    Infer.Goal.TASK_AFFORDANCE: TaskKind.AFFORDANCE,
-    Infer.Goal.TASK_TRAJECTORY: TaskKind.TRAJECTORY,
-    Infer.Goal.TASK_GROUNDING: TaskKind.GROUNDING,
-    Infer.Goal.TASK_ASK: TaskKind.ASK,
-}
+KINDS = {getattr(Infer.Goal, f"TASK_{kind.name}"): kind for kind in TaskKind}
+"""Tasks by the goal's constants."""
+
 STAGES = {
     Stage.WAITING: Infer.Feedback.STAGE_WAITING,
     Stage.PREPROCESSING: Infer.Feedback.STAGE_PREPROCESSING,
@@ -71,7 +67,7 @@ class InferAction:
         feedback = _Feedback(handle, self._waiting)
         feedback.report(Stage.WAITING, "", 0)
         try:
-            kind = TASKS.get(goal.task)
+            kind = KINDS.get(goal.task)
             result = await self._requests.serve(
                 kind, goal.query, goal, Infer.Result(), stop, feedback.report
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,10 +27,13 @@ from vision_msgs.msg import (
     Point2D,
 )
 
+from robobrain_ros.core.answered_request import AnsweredRequest
 from robobrain_ros.core.errors import BrainError, ErrorCode
+from robobrain_ros.core.input_text import object_name
 from robobrain_ros.core.observations import Observation
 from robobrain_ros.core.requests import Generation
 from robobrain_ros.core.results import Result
+from robobrain_ros.core.tasks import TASKS, AnswerType
 from robobrain_ros.msg import LiftedPoint as LiftedPointMsg
 from robobrain_ros.msg import LiftedRegion as LiftedRegionMsg
 from robobrain_ros.msg import Timing
@@ -150,6 +154,33 @@ def _depth_from(message: Image | CompressedImage) -> tuple[NDArray[np.generic], 
     return _BRIDGE.imgmsg_to_cv2(message, desired_encoding="passthrough"), message.encoding
 
 
+def fill_response(response: Any, result: Result, header: Header) -> None:
+    """Put a result into the response of a service or the action; header: of the 3D positions.
+
+    Fields are filled by name, those that the response doesn't have are left out.
+    """
+    response.success = True
+    response.answer = result.answer.text
+    response.thinking = result.answer.thinking
+    for name, value in _fields(result, header).items():
+        if hasattr(response, name):
+            setattr(response, name, value)
+
+
+def _fields(result: Result, header: Header) -> dict[str, Any]:
+    answer_type = TASKS[result.answer.kind].answer
+    if answer_type is AnswerType.DATA:
+        return dict(result.answer.data)
+    if answer_type is AnswerType.REGIONS:
+        return {"regions": [lifted_region(region, header) for region in result.regions]}
+    if not answer_type.has_places:
+        return {}
+    points = [lifted_point(point, header) for point in result.points]
+    if answer_type is AnswerType.POINTS:
+        return {"points": points}
+    return {"points": points, "waypoints": points, "path": path(result.points, header)}
+
+
 def lifted_point(point: LiftedPoint, header: Header) -> LiftedPointMsg:
     """header: the target frame and the image's stamp."""
     message = LiftedPointMsg(pixel=Point2D(x=float(point.pixel[0]), y=float(point.pixel[1])))
@@ -235,30 +266,38 @@ def poses(result: Result, header: Header) -> PoseArray:
     return PoseArray(header=header, poses=[pose_of(lifted) for lifted in _with_position(result)])
 
 
-def detections_2d(result: Result, label: str, header: Header) -> Detection2DArray:
+def detections_2d(answered: AnsweredRequest, header: Header) -> Detection2DArray:
     """Boxes and points (as boxes of size zero) in camera pixels; header: the image's own."""
+    result = answered.result
     boxes = [box_2d(region.box) for region in result.regions]
     boxes += [box_2d(np.tile(point.pixel, 2)) for point in result.points]
-    return Detection2DArray(
-        header=header,
-        detections=[
-            Detection2D(header=header, bbox=box, results=[_hypothesis(label)]) for box in boxes
-        ],
-    )
+    detections = [
+        Detection2D(header=header, bbox=box, results=[_hypothesis(answered)], id=_id(answered, n))
+        for n, box in enumerate(boxes)
+    ]
+    return Detection2DArray(header=header, detections=detections)
 
 
-def detections_3d(result: Result, label: str, header: Header) -> Detection3DArray:
-    """Boxes and points (as boxes of size zero) in the target frame."""
+def detections_3d(answered: AnsweredRequest, header: Header) -> Detection3DArray:
+    """Boxes and points (as boxes of size zero) in the target frame.
+
+    Ids are those of `detections_2d`; covariances are of the positions, 0 = unknown.
+    """
     message = Detection3DArray(header=header)
-    for lifted in _with_position(result):
-        if isinstance(lifted, LiftedRegion):
-            box = box_3d(lifted)
-        else:
-            box = BoundingBox3D(center=pose_of(lifted))
-        hypothesis = _hypothesis(label)
+    result = answered.result
+    for number, lifted in enumerate((*result.regions, *result.points)):
+        if lifted.position is None:
+            continue
+        is_region = isinstance(lifted, LiftedRegion)
+        box = box_3d(lifted) if is_region else BoundingBox3D(center=pose_of(lifted))
+        hypothesis = _hypothesis(answered)
         hypothesis.pose.pose = pose_of(lifted)
-        detection = Detection3D(header=header, bbox=box, results=[hypothesis])
-        message.detections.append(detection)
+        covariance = np.zeros((6, 6))
+        covariance[:3, :3] = lifted.covariance
+        hypothesis.pose.covariance = covariance.ravel()
+        message.detections.append(
+            Detection3D(header=header, bbox=box, results=[hypothesis], id=_id(answered, number))
+        )
     return message
 
 
@@ -276,6 +315,20 @@ def transforms(result: Result, prefix: str, header: Header) -> list[TransformSta
     return frames
 
 
+def image_header(answered: AnsweredRequest) -> Header:
+    """Stamp and optical frame of the image that an answer is about."""
+    return Header(stamp=_time(answered.stamp_ns), frame_id=answered.camera_frame)
+
+
+def target_header(answered: AnsweredRequest) -> Header:
+    """Stamp of the image that an answer is about, and frame of its 3D positions."""
+    return Header(stamp=_time(answered.stamp_ns), frame_id=answered.target_frame)
+
+
+def _time(nanoseconds: int) -> Time:
+    return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
+
+
 def is_zero(stamp: Time | Duration) -> bool:
     """Whether a request left this field at its default."""
     return stamp.sec == 0 and stamp.nanosec == 0
@@ -285,12 +338,16 @@ def _with_position(result: Result) -> list[Lifted]:
     return [lifted for lifted in (*result.points, *result.regions) if lifted.position is not None]
 
 
-def _hypothesis(label: str) -> ObjectHypothesisWithPose:
+def _hypothesis(answered: AnsweredRequest) -> ObjectHypothesisWithPose:
     # The model gives no confidence and none is invented: NaN can be mistaken for nothing else.
     message = ObjectHypothesisWithPose()
-    message.hypothesis.class_id = label
+    message.hypothesis.class_id = object_name(answered.text)
     message.hypothesis.score = float("nan")
     return message
+
+
+def _id(answered: AnsweredRequest, number: int) -> str:
+    return f"{answered.id}_{number}"
 
 
 def point_message(xyz: NDArray[np.float64]) -> Point:

@@ -1,65 +1,75 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What came of the requests so far, in figures for the diagnostics."""
+"""Counts and latencies of the requests so far, for the diagnostics."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
+from robobrain_ros.core.answered_request import AnsweredRequest
 from robobrain_ros.core.errors import BrainError
-from robobrain_ros.core.families import TaskKind
-from robobrain_ros.core.requests import Generation
+from robobrain_ros.core.observations import Observation
+from robobrain_ros.core.tasks import TaskKind
 
 KEPT_ANSWERS = 200
-"""Answers per task from which latencies are told."""
+"""Answers per task that latencies are computed of."""
 
 
-class Tally:
-    """Counts requests. For one thread: the executor's, where they all end."""
+class Metrics:
+    """Metrics of the requests, as a result listener. For the executor's thread alone."""
 
     def __init__(self) -> None:
         self._seconds: Mapping[TaskKind, deque[float]] = defaultdict(
             lambda: deque(maxlen=KEPT_ANSWERS)
         )
         self._codes: Counter[str] = Counter()
-        self._lacked: Counter[str] = Counter()
+        self._missing_3d: Counter[str] = Counter()
         self._tokens: deque[tuple[int, float]] = deque(maxlen=KEPT_ANSWERS)
-        self._known: deque[bool] = deque(maxlen=KEPT_ANSWERS)
-        self._unheard: list[str] = []
+        self._cache_hits: deque[bool] = deque(maxlen=KEPT_ANSWERS)
+        self._unreported: list[str] = []
 
-    def answered(self, kind: TaskKind, generation: Generation, seconds: float) -> None:
-        """Note an answer, and the seconds that its request took in all."""
+    def on_result(
+        self, answered: AnsweredRequest, observation: Observation | None
+    ) -> Callable[[], None]:
+        """See `core.answered_request.ResultListener`."""
+        return partial(self.answered, answered)
+
+    def answered(self, answered: AnsweredRequest) -> None:
+        """Count an answer."""
+        generation = answered.result.generation
         self._codes["NONE"] += 1
-        self._seconds[kind].append(seconds)
+        self._seconds[answered.result.answer.kind].append(answered.seconds)
         self._tokens.append((generation.tokens_out, generation.decode_s))
-        self._known.append(generation.cached_tokens > 0)
+        self._cache_hits.append(generation.cached_tokens > 0)
 
     def failed(self, failure: BrainError) -> None:
-        """Note a request that got an error."""
+        """Count a request that got an error."""
         self._codes[failure.code.name] += 1
-        self._unheard.append(f"{failure.code.name}: {failure}")
+        self._unreported.append(f"{failure.code.name}: {failure}")
 
-    def lacked(self, what: str) -> None:
-        """Note an answer that had to do without its depth or transform; `what`: the status."""
-        self._lacked[what] += 1
+    def missing_3d(self, status: str) -> None:
+        """Count an answer that has to do without its depth or transform."""
+        self._missing_3d[status] += 1
 
-    def failures(self) -> list[str]:
+    def new_failures(self) -> list[str]:
         """Return the errors since the last call, each with its sentence."""
-        unheard, self._unheard = self._unheard, []
-        return unheard
+        unreported, self._unreported = self._unreported, []
+        return unreported
 
-    def figures(self) -> dict[str, str]:
-        """Return every figure by its name, the unit in parentheses."""
+    def values(self) -> dict[str, str]:
+        """Return every metric by its name, the unit in parentheses."""
         found = {f"answers with {code}": str(n) for code, n in sorted(self._codes.items())}
-        found |= {f"answers without 3D, {what}": str(n) for what, n in sorted(self._lacked.items())}
+        missing = sorted(self._missing_3d.items())
+        found |= {f"answers without 3D, {status}": str(n) for status, n in missing}
         for kind, seconds in self._seconds.items():
             for share in (50, 95):
                 value = np.percentile(seconds, share)
                 found[f"{kind.value} p{share} (s)"] = f"{value:.3f}"
         if decoding := sum(seconds for _, seconds in self._tokens):
             found["tokens per second"] = f"{sum(count for count, _ in self._tokens) / decoding:.1f}"
-        if self._known:
-            found["images known already (%)"] = f"{100 * np.mean(self._known):.0f}"
+        if self._cache_hits:
+            found["images known already (%)"] = f"{100 * np.mean(self._cache_hits):.0f}"
         return found

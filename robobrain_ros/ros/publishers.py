@@ -1,26 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every answer also goes out on topics and as TF frames, for RViz, planners and logs."""
+"""Answers on topics and as TF frames, for RViz, planners and logs."""
 
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
-import numpy as np
 from geometry_msgs.msg import PoseArray
 from nav_msgs.msg import Path
-from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNode
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import Image
-from std_msgs.msg import Header
 from tf2_ros import TransformBroadcaster
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
-from robobrain_ros.core.families import TaskKind
-from robobrain_ros.core.results import Result
+from robobrain_ros.core.answered_request import AnsweredRequest
+from robobrain_ros.core.observations import Observation
+from robobrain_ros.core.tasks import TASKS, AnswerType
 from robobrain_ros.ros import conversions
 from robobrain_ros.ros.executors import NO_EVENTS
 from robobrain_ros.ros.markers import MarkerBoard
@@ -30,73 +28,90 @@ from robobrain_ros.visualization.style import PALETTE, Slots
 DEPTH = 10
 
 
-@dataclass(frozen=True)
-class Look:
-    """How one answer is shown: its slot (style.py), and its picture if somebody wants that."""
+class ResultPublisher:
+    """A result listener for programs: detections, poses, path and TF frames.
 
-    slot: int
-    picture: Image | None
-
-
-class Outputs:
-    """The node's lifecycle publishers; they are silent unless the node is active."""
+    Its lifecycle publishers are silent unless the node is active.
+    """
 
     def __init__(self, node: LifecycleNode) -> None:
         self._frame_prefix = node.get_name()
-
-        def publisher(kind: type, name: str) -> Publisher:
-            return node.create_lifecycle_publisher(kind, name, DEPTH, event_callbacks=NO_EVENTS)
-
-        self._detections = publisher(Detection2DArray, "~/detections")
-        self._boxes = publisher(Detection3DArray, "~/detections_3d")
-        self._poses = publisher(PoseArray, "~/poses")
-        self._path = publisher(Path, "~/path")
-        self._markers = publisher(MarkerArray, "~/markers")
-        self._picture = publisher(Image, "~/annotated_image")
+        self._detections = _publisher(node, Detection2DArray, "~/detections")
+        self._boxes = _publisher(node, Detection3DArray, "~/detections_3d")
+        self._poses = _publisher(node, PoseArray, "~/poses")
+        self._path = _publisher(node, Path, "~/path")
         self._transforms = TransformBroadcaster(node)
-        self._logger = node.get_logger()
-        self._slots = Slots()
-        self._board = MarkerBoard()
 
-    def look(self, rgb: NDArray[np.uint8], result: Result, words: str, header: Header) -> Look:
-        """Give the answer its colour, and draw it if somebody subscribes to the annotated image.
+    def on_result(
+        self, answered: AnsweredRequest, observation: Observation | None
+    ) -> Callable[[], None] | None:
+        """See `core.answered_request.ResultListener`."""
+        answer_type = TASKS[answered.result.answer.kind].answer
+        return partial(self._publish, answered, answer_type) if answer_type.has_places else None
 
-        On the engine's thread. rgb: (H, W, 3) the image that was asked about; header: its own.
-        """
-        slot = self._slots.take(f"{result.answer.kind.value} {words}")
-        if not _is_heard(self._picture):
-            return Look(slot, None)
-        try:
-            drawn = draw(rgb, result, words, PALETTE[slot])
-        # Who asked gets the answer, whatever is wrong with its picture.
-        except Exception:  # noqa: BLE001
-            self._logger.error(f"Can't draw the answer: {traceback.format_exc()}")
-            return Look(slot, None)
-        return Look(slot, conversions.image_from(drawn, header))
-
-    def publish(self, result: Result, words: str, response: Any, look: Look, frame: str) -> None:
-        """Publish one answered request; `frame` is the target frame of its 3D results."""
-        if look.picture is not None:
-            self._picture.publish(look.picture)
-        if result.answer.kind is TaskKind.ASK:
-            return
-        header = Header(stamp=response.header.stamp, frame_id=frame)
+    def _publish(self, answered: AnsweredRequest, answer_type: AnswerType) -> None:
+        result, header = answered.result, conversions.target_header(answered)
         if _is_heard(self._detections):
-            self._detections.publish(conversions.detections_2d(result, words, response.header))
+            image_header = conversions.image_header(answered)
+            self._detections.publish(conversions.detections_2d(answered, image_header))
         if _is_heard(self._boxes):
-            self._boxes.publish(conversions.detections_3d(result, words, header))
+            self._boxes.publish(conversions.detections_3d(answered, header))
         if _is_heard(self._poses):
             self._poses.publish(conversions.poses(result, header))
-        if _is_heard(self._markers):
-            camera_frame = response.header.frame_id
-            shown = self._board.show(result, words, header, camera_frame, look.slot)
-            self._markers.publish(shown)
-        if result.answer.kind is TaskKind.TRAJECTORY and _is_heard(self._path):
+        if answer_type is AnswerType.WAYPOINTS and _is_heard(self._path):
             self._path.publish(conversions.path(result.points, header))
+        frame = answered.target_frame
         # Results in the frame of a result could end in a loop; in no frame, in nothing.
         if frame and not frame.startswith(f"{self._frame_prefix}/"):
             prefix = f"{self._frame_prefix}/{result.answer.kind.value}"
             self._transforms.sendTransform(conversions.transforms(result, prefix, header))
+
+
+class AnswerDisplay:
+    """A result listener for people: markers and the annotated image, in one color per request."""
+
+    def __init__(self, node: LifecycleNode) -> None:
+        self._markers = _publisher(node, MarkerArray, "~/markers")
+        self._annotated = _publisher(node, Image, "~/annotated_image")
+        self._logger = node.get_logger()
+        self._slots = Slots()
+        self._board = MarkerBoard()
+
+    def on_result(
+        self, answered: AnsweredRequest, observation: Observation | None
+    ) -> Callable[[], None] | None:
+        """Choose the answer's color, and draw it if somebody subscribes to the annotated image.
+
+        See `core.answered_request.ResultListener`.
+        """
+        slot = self._slots.take(f"{answered.result.answer.kind.value} {answered.text}")
+        annotated = None
+        if observation is not None and _is_heard(self._annotated):
+            annotated = self._drawn(answered, observation, slot)
+        return partial(self._publish, answered, slot, annotated)
+
+    def _drawn(
+        self, answered: AnsweredRequest, observation: Observation, slot: int
+    ) -> Image | None:
+        try:
+            drawn = draw(observation.rgb, answered.result, answered.text, PALETTE[slot])
+        # The markers are still to be published, whatever is wrong with the image.
+        except Exception:  # noqa: BLE001
+            self._logger.error(f"Can't draw the answer: {traceback.format_exc()}")
+            return None
+        return conversions.image_from(drawn, conversions.image_header(answered))
+
+    def _publish(self, answered: AnsweredRequest, slot: int, annotated: Image | None) -> None:
+        if annotated is not None:
+            self._annotated.publish(annotated)
+        result, header = answered.result, conversions.target_header(answered)
+        if TASKS[result.answer.kind].answer.has_places and _is_heard(self._markers):
+            shown = self._board.show(result, answered.text, header, answered.camera_frame, slot)
+            self._markers.publish(shown)
+
+
+def _publisher(node: LifecycleNode, kind: type, name: str) -> Publisher:
+    return node.create_lifecycle_publisher(kind, name, DEPTH, event_callbacks=NO_EVENTS)
 
 
 def _is_heard(publisher: Publisher) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The services: each request is checked, given a snapshot and a transform, and answered."""
+"""The services: a request is checked, gets a snapshot and a transform, and is answered."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from robobrain_ros import srv
+from robobrain_ros.core.answered_request import AnsweredRequest, ResultListener
 from robobrain_ros.core.cancellation import StopSignal
 from robobrain_ros.core.errors import BrainError, ErrorCode
-from robobrain_ros.core.families import TaskKind, Think
-from robobrain_ros.core.input_text import checked_text, sentence
+from robobrain_ros.core.input_text import sanitize_error
 from robobrain_ros.core.observations import Observation
 from robobrain_ros.core.parsing import AnswerError, EmptyAnswer, UnparsableAnswer
 from robobrain_ros.core.pipeline import Query, infer
 from robobrain_ros.core.requests import Generation, GenerationRequest, Report
-from robobrain_ros.core.results import Result
+from robobrain_ros.core.tasks import TASKS, Task, TaskKind
 from robobrain_ros.engines.base import (
     Engine,
     EngineBusy,
@@ -37,9 +40,9 @@ from robobrain_ros.ros.acquisition import Acquisition, Poses
 from robobrain_ros.ros.camera import Camera, Snapshot, nanoseconds
 from robobrain_ros.ros.deferred_services import Send, create_deferred_service
 from robobrain_ros.ros.event_loop import Waiting
-from robobrain_ros.ros.metrics import Tally
-from robobrain_ros.ros.publishers import Look, Outputs
-from robobrain_ros.srv import Ask, GetAffordance, GroundObject, PointTo, PredictTrajectory
+from robobrain_ros.ros.metrics import Metrics
+from robobrain_ros.ros.publishers import AnswerDisplay, ResultPublisher
+from robobrain_ros.ros.request_checks import has_own_image, query_from, timeout_from
 from robobrain_ros.tf_projection import (
     LiftOptions,
     LiftParameters,
@@ -47,17 +50,6 @@ from robobrain_ros.tf_projection import (
     PathHeight,
     TransformLookup,
     TransformUnavailable,
-)
-
-MAX_NAME = 1000
-"""Characters in the name of a frame; each look-up while it is waited for repeats them."""
-
-SERVICES = (
-    ("point_to", PointTo, TaskKind.POINT, "query"),
-    ("get_affordance", GetAffordance, TaskKind.AFFORDANCE, "task"),
-    ("predict_trajectory", PredictTrajectory, TaskKind.TRAJECTORY, "task"),
-    ("ground_object", GroundObject, TaskKind.GROUNDING, "query"),
-    ("ask", Ask, TaskKind.ASK, "query"),
 )
 
 _ERROR_CODES = (
@@ -81,6 +73,24 @@ class Session:
     transforms: TransformLookup
 
 
+@dataclass(frozen=True, eq=False)
+class _View:
+    """A snapshot and where it was taken."""
+
+    snapshot: Snapshot
+    poses: Poses
+
+    @property
+    def header(self) -> Header:
+        """Stamp and optical frame of the image."""
+        return self.snapshot.color.header
+
+    @property
+    def target_header(self) -> Header:
+        """Stamp of the image, and frame of the 3D positions."""
+        return Header(stamp=self.header.stamp, frame_id=self.poses.target_frame)
+
+
 @dataclass(frozen=True)
 class _Run:
     """One request under way: when it came (time.monotonic), what ends it, who is told."""
@@ -92,19 +102,32 @@ class _Run:
 
 
 class RequestServer:
-    """Serves the node's services from construction on; without a session they say NOT_ACTIVE."""
+    """Serves the node's services from construction on; without a session they say NOT_ACTIVE.
+
+    Every answered request goes to `metrics`, the topics and TF, and whoever `add_listener` adds.
+    """
 
     def __init__(self, node: LifecycleNode, waiting: Waiting) -> None:
         self.session: Session | None = None
-        self.tally = Tally()
+        self.metrics = Metrics()
+        self._listeners: list[ResultListener] = [
+            self.metrics,
+            ResultPublisher(node),
+            AnswerDisplay(node),
+        ]
         self._underway: set[StopSignal] = set()
+        self._numbers = count(1)
         self._node = node
         self._waiting = waiting
         self._acquisition = Acquisition(node, waiting)
-        self._outputs = Outputs(node)
-        for name, service, kind, text_field in SERVICES:
-            serve = partial(self._serve, kind, text_field)
-            create_deferred_service(node, waiting, service, f"~/{name}", serve)
+        for task in TASKS.values():
+            serve = partial(self._serve, task)
+            interface = getattr(srv, task.interface)
+            create_deferred_service(node, waiting, interface, f"~/{task.service}", serve)
+
+    def add_listener(self, listener: ResultListener) -> None:
+        """Tell `listener` of every answered request from now on."""
+        self._listeners.append(listener)
 
     def end_session(self, reason: BrainError) -> None:
         """Stop every request with `reason`, unsubscribe the cameras and refuse what comes."""
@@ -123,10 +146,9 @@ class RequestServer:
         while self._underway and time.monotonic() < deadline:
             time.sleep(0.01)
 
-    async def _serve(
-        self, kind: TaskKind, text_field: str, request: Any, response: Any, send: Send
-    ) -> Any:
-        return await self.serve(kind, getattr(request, text_field), request, response, send=send)
+    async def _serve(self, task: Task, request: Any, response: Any, send: Send) -> Any:
+        text = getattr(request, task.fields["text"])
+        return await self.serve(task.kind, text, request, response, send=send)
 
     async def serve(
         self,
@@ -157,11 +179,11 @@ class RequestServer:
                     ErrorCode.ENGINE_UNAVAILABLE,
                     f"Internal error {error!r}: please report it with the node's log.",
                 )
-            self.tally.failed(failure)
+            self.metrics.failed(failure)
             total = time.monotonic() - started
             response.success = False
             response.error_code = int(failure.code)
-            response.error_msg = sentence(str(failure))
+            response.error_msg = sanitize_error(str(failure))
             if isinstance(error, AnswerError) and error.generation is not None:
                 response.answer = error.answer
                 response.timing = conversions.timing(error.generation, 0.0, total)
@@ -181,153 +203,111 @@ class RequestServer:
         session = self.session
         if session is None:
             raise _not_active()
-        query, stop = self._query(kind, text, request, session), run.stop
-        stop.deadline = run.started + self._timeout(request)
+        limit = self._value("max_new_tokens")
+        query = query_from(kind, text, request, session.engine.family, session.cameras, limit)
+        stop = run.stop
+        stop.deadline = run.started + timeout_from(request, self._value("request_timeout"))
         self._underway.add(stop)
         try:
-            with_depth = query.kind is not TaskKind.ASK
-            snapshot = await self._snapshot(request, session, with_depth, stop)
-            response.header = snapshot.color.header
-            snapshot, poses = await self._acquisition.poses(
-                request, snapshot, session.transforms, stop
-            )
-            self._tell(snapshot, poses)
-            header = Header(stamp=snapshot.color.header.stamp, frame_id=poses.target_frame)
-            waited = time.monotonic() - run.started
-
-            def answer(result: Result) -> None:
-                fill(response, query.kind, result, header)
-                total = time.monotonic() - run.started
-                response.timing = conversions.timing(
-                    result.generation, result.lift_s, total, waited
-                )
-                if run.send is not None:
-                    run.send(response)
-
+            view = await self._view(request, query, session, stop)
+            response.header = view.header
+            work = partial(self._infer, query=query, view=view, run=run, response=response)
             job = session.worker.submit(
-                lambda engine: self._infer(engine, query, snapshot, poses, run, answer),
-                priority=Priority.TALK if query.is_talk else Priority.PERCEPTION,
+                work,
+                priority=Priority.TALK if query.expects_long_answer else Priority.PERCEPTION,
                 stop=stop,
             )
-            result, look = await self._waiting.result(job)
+            follow_ups = await self._waiting.result(job)
         except CancelledError:  # the node was cleaned up while the request was queued
             stop.set(_not_active())
             stop.check()
             raise
         finally:
             self._underway.discard(stop)
-        self.tally.answered(query.kind, result.generation, response.timing.total)
-        # The client first, also that of the action: topics are for whoever looks on.
-        self._waiting.later(self._publish, result, query.text, response, look, poses.target_frame)
+        # The client first, also that of the action: listeners are for whoever looks on.
+        for follow_up in follow_ups:
+            self._waiting.later(self._guarded, follow_up)
 
-    def _publish(self, *answered: Any) -> None:
-        try:
-            self._outputs.publish(*answered)
-        # An exception that leaves a task ends rclpy's executor.
-        except Exception:  # noqa: BLE001
-            self._node.get_logger().error(f"Can't publish: {traceback.format_exc()}")
+    async def _view(self, request: Any, query: Query, session: Session, stop: StopSignal) -> _View:
+        """Wait for the image that the request asks for, and for where it was taken."""
+        if not query.task.needs_image:
+            return _View(Snapshot(Image()), Poses("", None))
+        if has_own_image(request):
+            snapshot = Snapshot(request.image)
+        else:
+            camera = session.cameras[request.camera or next(iter(session.cameras))]
+            snapshot = await self._acquisition.snapshot(
+                request, camera, query.task.needs_depth, stop
+            )
+        snapshot, poses = await self._acquisition.poses(request, snapshot, session.transforms, stop)
+        self._note_missing_3d(snapshot, poses)
+        return _View(snapshot, poses)
 
     def _infer(
-        self,
-        engine: Engine,
-        query: Query,
-        snapshot: Snapshot,
-        poses: Poses,
-        run: _Run,
-        answer: Callable[[Result], None],
-    ) -> Generator[GenerationRequest, Generation, tuple[Result, Look]]:
-        """Run on the engine's thread, as the worker's work; `answer` takes the result there."""
+        self, engine: Engine, query: Query, view: _View, run: _Run, response: Any
+    ) -> Generator[GenerationRequest, Generation, list[Callable[[], None]]]:
+        """Run on the engine's thread, as the worker's work: answer, then tell the listeners.
 
+        Returns what these want to have done on the executor's thread.
+        """
+        waited = time.monotonic() - run.started
         options = self._lift_options()
 
         def observe() -> Observation:
-            return conversions.observation(snapshot, poses, options)
+            return conversions.observation(view.snapshot, view.poses, options)
 
         result, seen = yield from infer(engine, query, observe, run.stop, run.report)
-        answer(result)
-        return result, self._outputs.look(seen.rgb, result, query.text, snapshot.color.header)
+        total = time.monotonic() - run.started
+        conversions.fill_response(response, result, view.target_header)
+        response.timing = conversions.timing(result.generation, result.lift_s, total, waited)
+        if run.send is not None:
+            run.send(response)
+        answered = AnsweredRequest(
+            id=f"{query.kind.value}_{next(self._numbers)}",
+            text=query.text,
+            stamp_ns=nanoseconds(view.header.stamp),
+            camera_frame=view.header.frame_id,
+            target_frame=view.poses.target_frame,
+            result=result,
+            seconds=total,
+        )
+        follow_ups = [
+            self._guarded(partial(listener.on_result, answered, seen))
+            for listener in self._listeners
+        ]
+        return [follow_up for follow_up in follow_ups if follow_up is not None]
+
+    def _guarded(self, call: Callable[[], Any]) -> Any:
+        """Call a listener's code; what it raises is logged.
+
+        Who asked has the answer, and an exception that leaves a task ends rclpy's executor.
+        """
+        try:
+            return call()
+        except Exception:  # noqa: BLE001
+            self._node.get_logger().error(f"Can't publish an answer: {traceback.format_exc()}")
+            return None
+
+    def _value(self, name: str) -> Any:
+        return self._node.get_parameter(name).value
 
     def _lift_options(self) -> LiftOptions:
-        def value(name: str) -> Any:
-            return self._node.get_parameter(name).value
-
         sensor = ("min_depth", "max_depth", "depth_noise", "depth_noise_floor", "pixel_noise")
         return LiftOptions(
-            LiftParameters(**{name: value(name) for name in sensor}),
-            PathHeight(value("path_height")),
-            value("path_clearance"),
+            LiftParameters(**{name: self._value(name) for name in sensor}),
+            PathHeight(self._value("path_height")),
+            self._value("path_clearance"),
         )
 
-    def _tell(self, snapshot: Snapshot, poses: Poses) -> None:
+    def _note_missing_3d(self, snapshot: Snapshot, poses: Poses) -> None:
         if poses.target_from_camera is None:
-            self.tally.lacked(LiftStatus.NO_TRANSFORM.name)
+            self.metrics.missing_3d(LiftStatus.NO_TRANSFORM.name)
         elif snapshot.depth_status not in (LiftStatus.OK, LiftStatus.NO_DEPTH_CAMERA):
-            self.tally.lacked(snapshot.depth_status.name)
+            self.metrics.missing_3d(snapshot.depth_status.name)
         if snapshot.absence:
             self._node.get_logger().warning(
                 f"No depth for this answer: {snapshot.absence}", throttle_duration_sec=5.0
             )
-
-    # Checks: everything that can be refused is refused before anything waits.
-
-    def _query(self, kind: TaskKind | None, text: str, request: Any, session: Session) -> Query:
-        if kind is None:
-            raise _bad(f"There is no task {request.task}: use a constant of Infer, TASK_POINT, ….")
-        text = checked_text(text)
-        if request.stamp.sec < 0:
-            raise _bad(f"The stamp is {request.stamp.sec} s: it must be positive, or 0.")
-        if len(request.target_frame) > MAX_NAME:
-            raise _bad(f"target_frame has more than {MAX_NAME} characters: no frame's name has.")
-        if request.think not in list(Think):
-            raise _bad(f"think is {request.think}: use THINK_DEFAULT, THINK_OFF or THINK_ON.")
-        family = session.engine.family
-        if request.think == Think.ON and not family.thinks:
-            raise _bad(f"Models of the family {family.name} don't think: use THINK_DEFAULT.")
-        if kind is TaskKind.ASK and (request.images or request.window_s):
-            raise _bad("Several images and time windows are not supported yet: send one image.")
-        if request.camera and request.camera not in session.cameras:
-            names = ", ".join(session.cameras)
-            raise _bad(f"There is no camera '{request.camera}': the parameter cameras has {names}.")
-        return Query(
-            kind,
-            text,
-            Think(request.think),
-            getattr(request, "max_points", 0),
-            self._node.get_parameter("max_new_tokens").value,
-        )
-
-    def _timeout(self, request: Any) -> float:
-        if conversions.is_zero(request.timeout):
-            return self._node.get_parameter("request_timeout").value
-        seconds = nanoseconds(request.timeout) / 1e9
-        if seconds <= 0:
-            raise _bad(f"The timeout is {seconds} s: it must be positive, or 0 for the default.")
-        return seconds
-
-    async def _snapshot(
-        self, request: Any, session: Session, with_depth: bool, stop: StopSignal
-    ) -> Snapshot:
-        if request.image.data or request.image.width or request.image.height:
-            return Snapshot(request.image)
-        camera = session.cameras[request.camera or next(iter(session.cameras))]
-        return await self._acquisition.snapshot(request, camera, with_depth, stop)
-
-
-def fill(response: Any, kind: TaskKind, result: Result, header: Header) -> None:
-    """Put a result into the response of its service or the action; header: target frame and image
-    stamp.
-    """
-    response.success = True
-    response.answer = result.answer.text
-    response.thinking = result.answer.thinking
-    points = [conversions.lifted_point(point, header) for point in result.points]
-    if kind in (TaskKind.POINT, TaskKind.TRAJECTORY):
-        name = "points" if hasattr(response, "points") else "waypoints"
-        setattr(response, name, points)
-    if kind is TaskKind.TRAJECTORY:
-        response.path = conversions.path(result.points, header)
-    if kind in (TaskKind.GROUNDING, TaskKind.AFFORDANCE):
-        response.regions = [conversions.lifted_region(region, header) for region in result.regions]
 
 
 def as_brain_error(error: Exception) -> BrainError | None:
@@ -346,7 +326,3 @@ def _not_active() -> BrainError:
         "The node is not active: configure and activate it "
         "(ros2 lifecycle set /robobrain configure, then activate).",
     )
-
-
-def _bad(sentence: str) -> BrainError:
-    return BrainError(ErrorCode.BAD_REQUEST, sentence)

@@ -1,57 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
 """What /diagnostics says of the node, its requests and its cameras."""
 
+from dataclasses import replace
+
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image
 from support.polling import diagnosed, until, values
+from support.sample_results import answer, answered
 
 from robobrain_ros.client import BrainClient
 from robobrain_ros.core.errors import BrainError, ErrorCode
-from robobrain_ros.core.families import TaskKind
-from robobrain_ros.core.requests import FinishReason, Generation
+from robobrain_ros.core.tasks import TaskKind
 from robobrain_ros.ros.camera_health import TopicHealth
 from robobrain_ros.ros.diagnostics import Health, statuses
-from robobrain_ros.ros.metrics import Tally
+from robobrain_ros.ros.metrics import Metrics
 from robobrain_ros.sim.processes import NodeProcess
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 TOPIC = "/camera/color/image_raw"
 
 
-def generation(tokens_out=10, decode_s=0.5, cached_tokens=0):
-    return Generation(
-        text="", finish=FinishReason.EOS, sent_size=(0, 0), tokens_in=5, tokens_out=tokens_out,
-        cached_tokens=cached_tokens, preprocess_s=0.0, prefill_s=0.0, decode_s=decode_s,
-    )  # fmt: skip
+def request(kind=TaskKind.POINT, seconds=1.0, **generation):
+    result = answer(kind)
+    return answered(
+        replace(result, generation=replace(result.generation, **generation)), seconds=seconds
+    )
 
 
-class TestTally:
+class TestMetrics:
     def test_latencies_are_told_per_task(self):
-        tally = Tally()
+        metrics = Metrics()
         for number in range(1, 101):
-            tally.answered(TaskKind.POINT, generation(), number / 100)
-        tally.answered(TaskKind.ASK, generation(), 7.0)
-        figures = tally.figures()
-        assert float(figures["point p50 (s)"]) == pytest.approx(0.505)
-        assert float(figures["point p95 (s)"]) == pytest.approx(0.95, abs=0.01)
-        assert float(figures["ask p95 (s)"]) == 7.0
-        assert figures["answers with NONE"] == "101"
+            metrics.answered(request(seconds=number / 100))
+        metrics.answered(request(TaskKind.ASK, seconds=7.0))
+        values = metrics.values()
+        assert float(values["point p50 (s)"]) == pytest.approx(0.505)
+        assert float(values["point p95 (s)"]) == pytest.approx(0.95, abs=0.01)
+        assert float(values["ask p95 (s)"]) == 7.0
+        assert values["answers with NONE"] == "101"
 
     def test_speed_and_known_images(self):
-        tally = Tally()
-        tally.answered(TaskKind.POINT, generation(30, 1.0), 1.0)
-        tally.answered(TaskKind.POINT, generation(10, 1.0, cached_tokens=80), 1.0)
-        assert tally.figures()["tokens per second"] == "20.0"
-        assert tally.figures()["images known already (%)"] == "50"
+        metrics = Metrics()
+        metrics.answered(request(tokens_out=30, decode_s=1.0))
+        metrics.answered(request(tokens_out=10, decode_s=1.0, cached_tokens=80))
+        assert metrics.values()["tokens per second"] == "20.0"
+        assert metrics.values()["images known already (%)"] == "50"
 
     def test_a_failure_is_counted_for_ever_and_told_once(self):
-        tally = Tally()
-        tally.failed(BrainError(ErrorCode.BUSY, "ask again later."))
-        assert tally.failures() == ["BUSY: ask again later."]
-        assert tally.failures() == []
-        assert tally.figures()["answers with BUSY"] == "1"
+        metrics = Metrics()
+        metrics.failed(BrainError(ErrorCode.BUSY, "ask again later."))
+        assert metrics.new_failures() == ["BUSY: ask again later."]
+        assert metrics.new_failures() == []
+        assert metrics.values()["answers with BUSY"] == "1"
 
 
 class TestStatuses:

@@ -11,8 +11,8 @@ from std_msgs.msg import Header
 from support.sample_results import answer, between, hole, point, region
 from visualization_msgs.msg import Marker, MarkerArray
 
-from robobrain_ros.core.families import TaskKind
 from robobrain_ros.core.results import Result
+from robobrain_ros.core.tasks import TaskKind
 from robobrain_ros.ros.markers import LIFETIME, LONGEST_WORDS, MarkerBoard
 from robobrain_ros.tf_projection import LiftedPoint, LiftedRegion
 from robobrain_ros.visualization.style import FAINTEST, PALETTE, SOLIDEST, Slots

@@ -11,12 +11,13 @@ import yaml
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
+from support.sample_results import answered
 
 from robobrain_ros.core.errors import BrainError, ErrorCode
-from robobrain_ros.core.families import TaskKind
 from robobrain_ros.core.parsing import Answer, EmptyAnswer, UnparsableAnswer
 from robobrain_ros.core.requests import FinishReason, Generation
 from robobrain_ros.core.results import Result
+from robobrain_ros.core.tasks import TaskKind
 from robobrain_ros.engines.base import EngineBusy, EngineError, EngineOutOfMemory, EngineUnavailable
 from robobrain_ros.msg import LiftedPoint as LiftedPointMsg
 from robobrain_ros.ros import conversions, parameters
@@ -73,11 +74,27 @@ def test_a_region_has_both_boxes(result):
 
 
 def test_detections_have_a_box_per_answer_and_no_invented_confidence(result):
-    flat = conversions.detections_2d(result, "can", HEADER)
-    solid = conversions.detections_3d(result, "can", HEADER)
+    request = answered(result, "Point to the can.")
+    flat = conversions.detections_2d(request, HEADER)
+    solid = conversions.detections_3d(request, HEADER)
     assert len(flat.detections) == 3 and len(solid.detections) == 2
     hypothesis = solid.detections[0].results[0].hypothesis
     assert hypothesis.class_id == "can" and np.isnan(hypothesis.score)
+
+
+def test_a_detection_has_one_id_in_2d_and_3d_and_its_covariance(result):
+    request = answered(result)
+    flat = conversions.detections_2d(request, HEADER).detections
+    solid = conversions.detections_3d(request, HEADER).detections
+    assert len({detection.id for detection in flat}) == len(flat)
+    in_2d = {detection.id: detection.bbox.center.position for detection in flat}
+    lifted = [one for one in (*result.regions, *result.points) if one.position is not None]
+    for detection, one in zip(solid, lifted, strict=True):
+        assert one.covariance.any()
+        pose = detection.results[0].pose
+        np.testing.assert_array_equal(pose.covariance.reshape(6, 6)[:3, :3], one.covariance)
+        box = getattr(one, "box", np.tile(one.pixel, 2))
+        assert in_2d[detection.id].x == pytest.approx((box[0] + box[2]) / 2)
 
 
 def test_every_lifted_answer_is_a_tf_frame(result):

@@ -9,20 +9,23 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import rclpy
+from builtin_interfaces.msg import Time
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
-from support.sample_results import answer, point
+from support.sample_results import answer, answered, point
 from visualization_msgs.msg import MarkerArray
 
-from robobrain_ros.core.families import TaskKind
+from robobrain_ros.core.observations import Observation
+from robobrain_ros.core.tasks import TaskKind
 from robobrain_ros.ros import publishers
-from robobrain_ros.ros.publishers import Outputs
+from robobrain_ros.ros.publishers import AnswerDisplay, ResultPublisher
+from robobrain_ros.tf_projection import DepthScene
 from robobrain_ros.visualization.style import PALETTE
 
-HEADER = Header(frame_id="camera_color_optical_frame")
-RGB = np.full((480, 640, 3), 120, np.uint8)
+HEADER = Header(stamp=Time(sec=12, nanosec=34), frame_id="camera_color_optical_frame")
+SEEN = Observation(np.full((480, 640, 3), 120, np.uint8), DepthScene())
 CAN = answer(TaskKind.POINT, [point((320, 300))])
 
 
@@ -49,39 +52,51 @@ def until(nodes, condition) -> None:
 def test_nothing_is_drawn_when_nobody_subscribes(nodes, monkeypatch):
     calls = []
     monkeypatch.setattr(publishers, "draw", lambda *arguments: calls.append(arguments))
-    look = Outputs(nodes.node).look(RGB, CAN, "the can", HEADER)
-    assert look.picture is None and not calls
+    AnswerDisplay(nodes.node).on_result(answered(CAN), SEEN)()
+    assert not calls
 
 
-def test_picture_and_markers_of_a_request_have_one_colour(nodes):
-    out = Outputs(nodes.node)
+def test_annotated_image_and_markers_of_a_request_have_one_color(nodes):
+    display = AnswerDisplay(nodes.node)
     nodes.node.trigger_configure()
     nodes.node.trigger_activate()
-    pictures, markers = [], []
-    topics = (("annotated_image", Image, pictures), ("markers", MarkerArray, markers))
+    images, markers = [], []
+    topics = (("annotated_image", Image, images), ("markers", MarkerArray, markers))
     for name, kind, got in topics:
         nodes.onlooker.create_subscription(kind, f"/robobrain/{name}", got.append, 10)
     until(nodes, lambda: all(nodes.node.count_subscribers(f"/robobrain/{t[0]}") for t in topics))
-    response = SimpleNamespace(header=HEADER)
-    looks = [out.look(RGB, CAN, words, HEADER) for words in ("the can", "the cup", "the can")]
-    for look, words in zip(looks, ("the can", "the cup", "the can")):
-        out.publish(CAN, words, response, look, "table")
-    until(nodes, lambda: len(pictures) == 3 and len(markers) == 3)
-    for look, picture, array in zip(looks, pictures, markers):
-        assert picture.header == HEADER and (picture.width, picture.height) == (640, 480)
-        dot = np.frombuffer(picture.data, np.uint8).reshape(480, 640, 3)[300, 320]
+    for text in ("the can", "the cup", "the can"):
+        display.on_result(answered(CAN, text), SEEN)()
+    until(nodes, lambda: len(images) == 3 and len(markers) == 3)
+    colors = []
+    for image, array in zip(images, markers):
+        assert image.header == HEADER and (image.width, image.height) == (640, 480)
+        dot = np.frombuffer(image.data, np.uint8).reshape(480, 640, 3)[300, 320]
         color = next(m.color for m in array.markers if m.ns == "points")
-        assert tuple(dot) == PALETTE[look.slot]
         assert tuple(round(255 * part) for part in (color.r, color.g, color.b)) == tuple(dot)
-    assert looks[0].slot == looks[2].slot != looks[1].slot
+        colors.append(tuple(dot))
+    assert set(colors) <= set(PALETTE)
+    assert colors[0] == colors[2] != colors[1]
 
 
-def test_who_asked_has_the_answer_even_if_it_can_not_be_drawn(nodes, monkeypatch):
+def test_markers_are_published_even_if_the_image_can_not_be_drawn(nodes, monkeypatch):
     def broken(*_):
         raise OSError("no font")
 
     monkeypatch.setattr(publishers, "draw", broken)
-    out = Outputs(nodes.node)
-    nodes.onlooker.create_subscription(Image, "/robobrain/annotated_image", print, 10)
+    display = AnswerDisplay(nodes.node)
+    nodes.node.trigger_configure()
+    nodes.node.trigger_activate()
+    images, markers = [], []
+    nodes.onlooker.create_subscription(Image, "/robobrain/annotated_image", images.append, 10)
+    nodes.onlooker.create_subscription(MarkerArray, "/robobrain/markers", markers.append, 10)
     until(nodes, lambda: nodes.node.count_subscribers("/robobrain/annotated_image"))
-    assert out.look(RGB, CAN, "the can", HEADER).picture is None
+    until(nodes, lambda: nodes.node.count_subscribers("/robobrain/markers"))
+    display.on_result(answered(CAN), SEEN)()
+    until(nodes, lambda: markers)
+    assert not images
+
+
+def test_an_answer_in_words_is_on_the_image_alone(nodes):
+    words = answered(answer(TaskKind.ASK, text="two"))
+    assert ResultPublisher(nodes.node).on_result(words, SEEN) is None

@@ -12,10 +12,10 @@ from rclpy.lifecycle import LifecycleNode
 from std_msgs.msg import Header
 from support.sample_results import answer, between, point, region
 
-from robobrain_ros.core.families import TaskKind
+from robobrain_ros.core.tasks import TaskKind
 from robobrain_ros.ros import parameters
 from robobrain_ros.ros.markers import MarkerBoard
-from robobrain_ros.ros.publishers import Outputs
+from robobrain_ros.ros.publishers import AnswerDisplay, ResultPublisher
 from robobrain_ros.sim.camera_node import SimCamera
 from robobrain_ros.sim.demo import FRAME
 
@@ -47,7 +47,7 @@ def config() -> dict:
 def published(ros) -> dict[str, list[str]]:
     """Topics and their types of the node's outputs and of the simulated camera."""
     node, camera, executor = LifecycleNode("robobrain"), SimCamera(), SingleThreadedExecutor()
-    Outputs(node)
+    ResultPublisher(node), AnswerDisplay(node)
     topics: dict[str, list[str]] = {}
     for one in (node, camera):
         found = node.get_publisher_names_and_types_by_node(one.get_name(), one.get_namespace())

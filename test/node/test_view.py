@@ -35,12 +35,15 @@ from std_msgs.msg import Header
 from support.sample_results import answer, between, point, region
 from visualization_msgs.msg import Marker
 
-from robobrain_ros.core.families import TaskKind
+from robobrain_ros.core.answered_request import AnsweredRequest
+from robobrain_ros.core.observations import Observation
+from robobrain_ros.core.tasks import TaskKind
 from robobrain_ros.ros import markers
-from robobrain_ros.ros.publishers import Outputs
+from robobrain_ros.ros.publishers import AnswerDisplay, ResultPublisher
 from robobrain_ros.sim.demo import FRAME, SEED
 from robobrain_ros.sim.tabletop import Tabletop
 from robobrain_ros.sim.truth import Truth
+from robobrain_ros.tf_projection import DepthScene
 from robobrain_ros.view import archetypes
 from robobrain_ros.view.node import ViewNode
 from robobrain_ros.view.recording import Recording
@@ -198,7 +201,7 @@ def seen(still_cameras, scene, tmp_path_factory) -> SimpleNamespace:
         view = ViewNode(recording)
         for one in (node, view):
             executor.add_node(one)
-        out = Outputs(node)
+        listeners = ResultPublisher(node), AnswerDisplay(node)
         node.trigger_configure()
         node.trigger_activate()
 
@@ -212,10 +215,14 @@ def seen(still_cameras, scene, tmp_path_factory) -> SimpleNamespace:
         until(lambda: node.count_subscribers("/robobrain/markers"))
         until(lambda: frame in view._frames and view._shown_stamp)
         asked = node.get_clock().now()
-        header = Header(frame_id=frame, stamp=asked.to_msg())
-        look = out.look(scene.truth.frame.rgb, result, "the can", header)
+        request = AnsweredRequest(
+            "point_1", "the can", asked.nanoseconds, frame, frame, result, 0.3
+        )
+        observation = Observation(scene.truth.frame.rgb, DepthScene())
+        publications = [listener.on_result(request, observation) for listener in listeners]
         time.sleep(0.3)
-        out.publish(result, "the can", SimpleNamespace(header=header), look, frame)
+        for publish in publications:
+            publish()
         until(lambda: "robobrain/point_0" in view._frames)
         node.get_logger().warning("said by the node")
         end = time.monotonic() + 2

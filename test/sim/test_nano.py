@@ -16,9 +16,8 @@ from PIL import Image  # noqa: E402
 from transformers import Qwen2_5_VLForConditionalGeneration  # noqa: E402
 
 from robobrain_ros.core.answer_formats import answer_form  # noqa: E402
-from robobrain_ros.core.families import TaskKind, Think  # noqa: E402
-from robobrain_ros.core.parsing import build_prompt  # noqa: E402
 from robobrain_ros.core.requests import GenerationRequest  # noqa: E402
+from robobrain_ros.core.tasks import TaskKind, Think  # noqa: E402
 from robobrain_ros.engines import create_engine  # noqa: E402
 from robobrain_ros.engines.base import generate  # noqa: E402
 from robobrain_ros.nano import (  # noqa: E402
@@ -76,12 +75,12 @@ class TestTokenizer:
 
     def test_prompts_survive_encoding(self, tokenizer):
         for kind in TaskKind:
-            prompt = build_prompt(kind, "pick up the red mug", FAMILY)
+            prompt = FAMILY.build_prompt(kind, text="pick up the red mug")
             assert tokenizer.decode(tokenizer(prompt)["input_ids"]) == prompt
 
     def test_fixed_sentences_are_single_tokens(self, tokenizer):
         assert all(len(tokenizer.tokenize(phrase)) == 1 for phrase in prompt_phrases())
-        prompt = build_prompt(TaskKind.POINT, "Point to the red mug", FAMILY)
+        prompt = FAMILY.build_prompt(TaskKind.POINT, text="Point to the red mug")
         assert len(tokenizer.tokenize(prompt)) == 6
 
     def test_unknown_text_is_spelt_in_bytes(self, tokenizer):
@@ -106,7 +105,7 @@ class TestTokenizer:
         question = Question(Topic.POINT, TaskKind.POINT, "the red mug", "[(1, 2)]", "It is there.")
         content = [
             {"type": "image"},
-            {"type": "text", "text": build_prompt(TaskKind.POINT, "the red mug", FAMILY)},
+            {"type": "text", "text": FAMILY.build_prompt(TaskKind.POINT, text="the red mug")},
         ]
         chat = tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
@@ -317,7 +316,7 @@ def test_answers_that_fit_their_form_are_not_changed_by_it():
     kinds = set()
     for _, question in evaluate.questions_about([view]):
         form = answer_form(question.task, FAMILY)
-        prompt = build_prompt(question.task, question.text, FAMILY)
+        prompt = FAMILY.build_prompt(question.task, text=question.text)
         request = GenerationRequest(view.rgb, prompt, opening, 160, form)
         under_form, alone = generate(held, request), generate(free, request)
         assert under_form.text == alone.text.removesuffix("</answer>" if form else "")

@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("mujoco")
 pytest.importorskip("scipy")
 
-from robobrain_ros.core.families import Think
-from robobrain_ros.core.parsing import EmptyAnswer, TaskKind, parse_answer, split_thinking
+from robobrain_ros.core.parsing import EmptyAnswer, parse_answer, split_thinking
+from robobrain_ros.core.tasks import TaskKind, Think
 from robobrain_ros.nano import places, reaching, referents, scoring, views
 from robobrain_ros.nano.dataset import ObjectInfo, Scene, SceneInfo, render_scene
 from robobrain_ros.nano.questions import SHARES, Asker, Topic, format_points

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from robobrain_ros.core.families import TaskKind
+from robobrain_ros.core.answered_request import AnsweredRequest
 from robobrain_ros.core.parsing import Answer
 from robobrain_ros.core.requests import FinishReason, Generation
 from robobrain_ros.core.results import IDENTITY_QUATERNION, Result, failed_point
+from robobrain_ros.core.tasks import TaskKind
 from robobrain_ros.tf_projection import LiftedPoint, LiftedRegion, LiftStatus
 
 FACING_THE_CAMERA = np.array([1.0, 0.0, 0.0, 0.0])
@@ -65,3 +66,16 @@ def answer(
     """A result as the pipeline gives it."""
     generation = Generation(text, FinishReason.EOS, (640, 480), 200, 9, 0, 0.1, 0.2, 0.3)
     return Result(Answer(kind, text=text), generation, points or [], regions or [], 0.01)
+
+
+def answered(
+    result: Result,
+    text: str = "the can",
+    frame: str = "table",
+    camera_frame: str = "camera_color_optical_frame",
+    seconds: float = 0.5,
+) -> AnsweredRequest:
+    """The request that a result answers."""
+    stamp_ns = 12 * 10**9 + 34
+    name = f"{result.answer.kind.value}_1"
+    return AnsweredRequest(name, text, stamp_ns, camera_frame, frame, result, seconds)

@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from robobrain_ros.core.answer_formats import answer_form  # noqa: E402
-from robobrain_ros.core.families import TaskKind  # noqa: E402
 from robobrain_ros.core.parsing import EmptyAnswer, parse_answer  # noqa: E402
 from robobrain_ros.core.requests import FinishReason, GenerationRequest, Stage  # noqa: E402
+from robobrain_ros.core.tasks import TaskKind  # noqa: E402
 from robobrain_ros.engines.base import EngineError, EngineOutOfMemory, EngineUnavailable, generate  # noqa: E402
 from robobrain_ros.engines.local.engine import _FEW_WORDS  # noqa: E402
 from robobrain_ros.engines.local.kv_cache import COLUMNS_STEP  # noqa: E402

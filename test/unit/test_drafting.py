@@ -15,8 +15,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from robobrain_ros.core.answer_formats import answer_form  # noqa: E402
-from robobrain_ros.core.families import FAMILIES, TaskKind  # noqa: E402
+from robobrain_ros.core.families import FAMILIES  # noqa: E402
 from robobrain_ros.core.requests import GenerationRequest  # noqa: E402
+from robobrain_ros.core.tasks import TaskKind  # noqa: E402
 from robobrain_ros.engines.base import generate, generate_together  # noqa: E402
 from robobrain_ros.engines.local import decode  # noqa: E402
 from robobrain_ros.engines.local.decode import GraphStepper  # noqa: E402

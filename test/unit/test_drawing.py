@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from support.sample_results import answer, between, hole, point, region
 
-from robobrain_ros.core.families import TaskKind
 from robobrain_ros.core.results import Result
+from robobrain_ros.core.tasks import TaskKind
 from robobrain_ros.tf_projection import LiftStatus
 from robobrain_ros.visualization.annotate import draw
 from robobrain_ros.visualization.style import INK, PALETTE, WHITE

@@ -28,8 +28,9 @@ from robobrain_ros.core.answer_formats import (
     next_part,
 )
 from robobrain_ros.core.coordinates import boxes_to_image_pixels, to_image_pixels
-from robobrain_ros.core.families import FAMILIES, CoordinateFrame, Family, TaskKind
+from robobrain_ros.core.families import FAMILIES, CoordinateFrame, Family
 from robobrain_ros.core.parsing import EmptyAnswer, parse_answer
+from robobrain_ros.core.tasks import TaskKind
 from robobrain_ros.engines.local.constrained_decoding import Constraint, Grammar, restrict
 
 PADDING = 70  # logits beyond the tokenizer's tokens

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from robobrain_ros.core.cancellation import StopSignal
 from robobrain_ros.core.errors import BrainError, ErrorCode
-from robobrain_ros.core.families import FAMILIES, TaskKind, Think
-from robobrain_ros.core.input_text import MAX_TEXT, checked_text, sentence
+from robobrain_ros.core.families import FAMILIES
+from robobrain_ros.core.input_text import MAX_TEXT, checked_text, object_name, sanitize_error
 from robobrain_ros.core.observations import Observation
 from robobrain_ros.core.parsing import AnswerError, EmptyAnswer, UnparsableAnswer, parse_answer
 from robobrain_ros.core.pipeline import (
@@ -25,6 +25,7 @@ from robobrain_ros.core.pipeline import (
     infer,
 )
 from robobrain_ros.core.requests import FinishReason, Generation, GenerationRequest
+from robobrain_ros.core.tasks import TaskKind, Think
 from robobrain_ros.tf_projection import DepthScene
 
 FAMILY = FAMILIES["robobrain2"]
@@ -81,7 +82,7 @@ def test_any_text_is_one_that_a_tokenizer_takes_or_a_bad_request(text):
 
 
 def test_a_sentence_that_quotes_a_megabyte_is_short_and_keeps_its_advice():
-    said = sentence(f"There is no camera '{'x' * 1_000_000}\x1b[2J': use another.")
+    said = sanitize_error(f"There is no camera '{'x' * 1_000_000}\x1b[2J': use another.")
     assert len(said) < 1100 and said.isprintable()
     assert said.startswith("There is no camera") and said.endswith("use another.")
 
@@ -188,3 +189,20 @@ def test_an_answer_that_can_t_be_used_comes_with_its_error():
     with pytest.raises(UnparsableAnswer) as caught:
         inferred("word " * 500_000)
     assert len(caught.value.answer) == MAX_SHOWN
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Point to the red can", "red can"),
+        ("the red can.", "red can"),
+        ("Where is a mug?", "mug"),
+        ("box of all the cups", "cups"),
+        ("the", "the"),
+        ("Point to", "Point to"),
+        ("free space\nbetween  the bowls", "free space between the bowls"),
+        ("x" * 100, "x" * 63 + "…"),
+    ],
+)
+def test_a_detection_is_called_by_the_name_of_its_object(text, name):
+    assert object_name(text) == name

@@ -11,11 +11,12 @@ import pytest
 from robobrain_ros.core.answer_formats import answer_form
 from robobrain_ros.core.cancellation import StopSignal
 from robobrain_ros.core.errors import BrainError, ErrorCode
-from robobrain_ros.core.families import FAMILIES, TaskKind, Think
+from robobrain_ros.core.families import FAMILIES
 from robobrain_ros.core.observations import Observation
 from robobrain_ros.core.parsing import EmptyAnswer, UnparsableAnswer
 from robobrain_ros.core.pipeline import Query, infer
 from robobrain_ros.core.requests import FinishReason, Generation, Stage
+from robobrain_ros.core.tasks import TaskKind, Think
 from robobrain_ros.tf_projection import (
     DepthImage,
     DepthScene,
@@ -208,15 +209,15 @@ def test_lifting_is_reported():
 
 
 @pytest.mark.parametrize(
-    ("query", "is_talk"),
+    ("query", "long"),
     [
         (Query(TaskKind.POINT, "x"), False),
         (Query(TaskKind.POINT, "x", Think.ON), True),
         (Query(TaskKind.ASK, "x"), True),
     ],
 )
-def test_what_may_take_long_is_talk(query, is_talk):
-    assert query.is_talk is is_talk
+def test_which_queries_expect_long_answers(query, long):
+    assert query.expects_long_answer is long
 
 
 def test_predicted_depth_is_the_fallback_where_the_sensor_has_a_hole():

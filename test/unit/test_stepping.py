@@ -16,8 +16,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from robobrain_ros.core.answer_formats import answer_form  # noqa: E402
-from robobrain_ros.core.families import TaskKind  # noqa: E402
 from robobrain_ros.core.requests import GenerationRequest  # noqa: E402
+from robobrain_ros.core.tasks import TaskKind  # noqa: E402
 from robobrain_ros.engines.local import decode  # noqa: E402
 from robobrain_ros.engines.local.decode import GraphStepper, Step, plain_step  # noqa: E402
 

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robobrain_ros.core.families import FAMILIES, TaskKind, Think
+from robobrain_ros.core.families import FAMILIES
 from robobrain_ros.core.parsing import (
     AnswerError,
     EmptyAnswer,
     UnparsableAnswer,
-    build_prompt,
     parse_answer,
     split_thinking,
 )
+from robobrain_ros.core.tasks import TASKS, TaskKind, Think, fill_prompt
 
 ROBOBRAIN2 = FAMILIES["robobrain2"]
 ROBOBRAIN2_5 = FAMILIES["robobrain2_5"]
@@ -58,16 +58,16 @@ UPSTREAM_PROMPTS = {
 @pytest.mark.parametrize("kind", TaskKind)
 @pytest.mark.parametrize("name", ["robobrain2", "robobrain2_3b"])
 def test_robobrain2_prompts_are_upstreams(kind, name):
-    assert build_prompt(kind, "the red cup", FAMILIES[name]) == UPSTREAM_PROMPTS[kind]
+    assert FAMILIES[name].build_prompt(kind, text="the red cup") == UPSTREAM_PROMPTS[kind]
 
 
 def test_robobrain2_5_prompts_are_upstreams():
-    assert build_prompt(TaskKind.POINT, "the cup", ROBOBRAIN2_5) == (
+    assert ROBOBRAIN2_5.build_prompt(TaskKind.POINT, text="the cup") == (
         "the cup. Please provide its 2D coordinates. Your answer should be formatted as a tuple, "
         "i.e. [(x, y)], where the tuple contains the x and y coordinates of a point satisfying the "
         "conditions above."
     )
-    assert build_prompt(TaskKind.TRAJECTORY, "reach for the cup", ROBOBRAIN2_5) == (
+    assert ROBOBRAIN2_5.build_prompt(TaskKind.TRAJECTORY, text="reach for the cup") == (
         "Please predict 3D end-effector-centric waypoints to complete the task successfully. The "
         'task is "reach for the cup". Your answer should be formatted as a list of tuples, i.e., '
         "[(x1, y1, d1), (x2, y2, d2), ...], where each tuple contains the x and y coordinates and "
@@ -76,11 +76,22 @@ def test_robobrain2_5_prompts_are_upstreams():
 
 
 def test_prompt_drops_final_stops_and_keeps_braces():
-    assert build_prompt(TaskKind.GROUNDING, " the {red} cup {text}{0} .. \n", ROBOBRAIN2).endswith(
-        "describes: the {red} cup {text}{0}."
-    )
-    assert build_prompt(TaskKind.ASK, " Is the v1.0 box open?  ", QWEN) == "Is the v1.0 box open?"
-    assert build_prompt(TaskKind.ASK, "Wait...", QWEN) == "Wait..."
+    text = " the {red} cup {text}{0} .. \n"
+    prompt = ROBOBRAIN2.build_prompt(TaskKind.GROUNDING, text=text)
+    assert prompt.endswith("describes: the {red} cup {text}{0}.")
+    question = " Is the v1.0 box open?  "
+    assert QWEN.build_prompt(TaskKind.ASK, text=question) == "Is the v1.0 box open?"
+    assert QWEN.build_prompt(TaskKind.ASK, text="Wait...") == "Wait..."
+
+
+def test_a_prompt_may_have_several_placeholders_and_values_are_not_templates():
+    prompt = fill_prompt("{text}. You see {scene} {else}", {"text": "{scene}.", "scene": "{text}"})
+    assert prompt == "{scene}. You see {text} {else}"
+
+
+def test_services_are_named_after_their_types():
+    names = [task.service for task in TASKS.values()]
+    assert names == ["point_to", "get_affordance", "predict_trajectory", "ground_object", "ask"]
 
 
 @pytest.mark.parametrize(

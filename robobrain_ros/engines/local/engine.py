@@ -13,8 +13,8 @@ import torch
 from transformers import PreTrainedModel
 
 from robobrain_ros.core.answer_formats import answer_form
-from robobrain_ros.core.families import TaskKind, Think
 from robobrain_ros.core.requests import FinishReason, Generation, GenerationRequest, Stage
+from robobrain_ros.core.tasks import TaskKind, Think
 from robobrain_ros.engines.base import (
     EngineError,
     EngineOutOfMemory,
