@@ -2,12 +2,14 @@
 """Prompts are exact; every form of answer parses; everything else is a typed failure, quickly."""
 
 import json
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robobrain_ros.core import families, parsing
 from robobrain_ros.core.families import FAMILIES
 from robobrain_ros.core.parsing import (
     AnswerError,
@@ -16,7 +18,7 @@ from robobrain_ros.core.parsing import (
     parse_answer,
     split_thinking,
 )
-from robobrain_ros.core.tasks import TASKS, TaskKind, Think, fill_prompt
+from robobrain_ros.core.tasks import TASKS, AnswerType, Task, TaskKind, Think, fill_prompt
 
 ROBOBRAIN2 = FAMILIES["robobrain2"]
 ROBOBRAIN2_5 = FAMILIES["robobrain2_5"]
@@ -308,3 +310,34 @@ def test_any_text_is_an_answer_or_a_typed_failure(text):
                 assert answer.text
                 assert kind is TaskKind.ASK or len(answer.points) + len(answer.boxes)
                 assert np.isfinite(answer.points).all() and np.isfinite(answer.boxes).all()
+
+
+COUNT = Task(
+    TaskKind.ASK,
+    "Count",
+    AnswerType.DATA,
+    prompt="How many {text} are there?",
+    schema={"type": "object", "properties": {"count": {"type": "integer"}}, "required": ["count"]},
+)
+
+
+@pytest.fixture
+def count_instead_of_ask(monkeypatch):
+    """A registry whose ASK is a task with an answer in JSON."""
+    tasks = MappingProxyType({**TASKS, TaskKind.ASK: COUNT})
+    for module in (families, parsing):
+        monkeypatch.setattr(module, "TASKS", tasks)
+
+
+@pytest.mark.parametrize(
+    "raw", ['{"count": 3}', '```json\n{"count": 3}\n```', 'There are some: {"count": 3}.']
+)
+def test_a_task_with_a_schema_has_its_properties(count_instead_of_ask, raw):
+    assert parse_answer(TaskKind.ASK, raw, QWEN).data == {"count": 3}
+    assert QWEN.build_prompt(TaskKind.ASK, text="cups.") == "How many cups are there?"
+
+
+@pytest.mark.parametrize("raw", ["three", '{"sum": 3}', "[3]", '{"count": 3', "}{"])
+def test_an_answer_without_the_required_properties_is_refused(count_instead_of_ask, raw):
+    with pytest.raises(UnparsableAnswer, match="JSON object with count"):
+        parse_answer(TaskKind.ASK, raw, QWEN)
