@@ -12,7 +12,6 @@ figures are the largest, in milliseconds.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import threading
 import time
@@ -23,6 +22,8 @@ import random_models
 import rclpy
 from lifecycle_msgs.srv import GetState
 from rcl_interfaces.srv import GetParameters
+from rclpy.signals import SignalHandlerOptions
+from results import reported
 from std_msgs.msg import Float64
 
 from robobrain_ros.client import BrainClient
@@ -74,8 +75,8 @@ def main() -> None:
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     picture = color_image(rng.integers(0, 255, (480, 640, 3), dtype=np.uint8), "rgb8")
-    rclpy.init()
-    with tempfile.TemporaryDirectory() as folder:
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    with reported() as figures, tempfile.TemporaryDirectory() as folder:
         model = str(random_models.save("180M", Path(folder, "180M")))
         parameters = {"model": model, "max_new_tokens": 16384, "request_timeout": 600.0}
         with NodeProcess("busy_brain", parameters), BrainClient() as client:
@@ -88,12 +89,14 @@ def main() -> None:
             assert asked.is_alive(), "the model was not busy all the time"
             client.deactivate()
             asked.join()
+        figures["busy_s"] = options.seconds
+        figures.update({f"{name}_max_ms": round(max(values), 1) for name, values in busy.items()})
+        print(
+            "| model | what | n | median, ms | p95, ms | largest, ms |\n|---|---|---|---|---|---|"
+        )
+        show("idle", idle)
+        show("busy", busy)
     rclpy.shutdown()
-    print("| model | what | n | median, ms | p95, ms | largest, ms |\n|---|---|---|---|---|---|")
-    show("idle", idle)
-    show("busy", busy)
-    result = {f"{name}_max_ms": round(max(values), 1) for name, values in busy.items()}
-    print("RESULT", json.dumps({"busy_s": options.seconds, **result}))
 
 
 if __name__ == "__main__":

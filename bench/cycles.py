@@ -11,7 +11,6 @@ The last line is machine-readable.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 import threading
@@ -21,6 +20,8 @@ from pathlib import Path
 
 import psutil
 import rclpy
+from rclpy.signals import SignalHandlerOptions
+from results import reported
 
 from robobrain_ros.client import BrainClient, NoAnswer
 from robobrain_ros.core.errors import ErrorCode
@@ -67,8 +68,22 @@ def main() -> int:
     parser.add_argument("--cycles", type=int, default=1000)
     options = parser.parse_args()
     os.environ.update(environment())
-    rclpy.init()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     stop, codes, failed, sizes = threading.Event(), Counter[str](), Counter[str](), []
+    with reported(lambda: summary(sizes, codes, failed)) as figures:
+        figures["exit_status"] = run(options.cycles, stop, codes, failed, sizes)
+    rclpy.try_shutdown()
+    return int(bool(failed) or figures["exit_status"] != 0 or codes["unanswered"] > 0)
+
+
+def run(
+    cycles: int,
+    stop: threading.Event,
+    codes: Counter[str],
+    failed: Counter[str],
+    sizes: list[dict[str, int]],
+) -> int:
+    """Run the cycles, noting what happens; return the node's exit status."""
     log = Path(tempfile.mkstemp(prefix="robobrain_cycles_", suffix=".log")[1])
     with (
         open(log, "wb") as output,
@@ -83,30 +98,36 @@ def main() -> int:
         for thread in threads:
             thread.start()
         process = psutil.Process(brain.process.pid)
-        for number in range(1, options.cycles + 1):
-            failed.update(cycle(client))
-            sizes.append(size_of(process))
-            if number % max(1, options.cycles // 10) == 0:
-                print(f"after {number:5} cycles: {sizes[-1]} {dict(codes)}", flush=True)
-        stop.set()
-        for thread in threads:
-            thread.join()
-        ended = brain.end()
+        try:
+            for number in range(1, cycles + 1):
+                failed.update(cycle(client))
+                sizes.append(size_of(process))
+                if number % max(1, cycles // 10) == 0:
+                    print(f"after {number:5} cycles: {sizes[-1]} {dict(codes)}", flush=True)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        print(f"The nodes' log: {log}")
+        return brain.end()
+
+
+def summary(
+    sizes: list[dict[str, int]], codes: Counter[str], failed: Counter[str]
+) -> dict[str, float]:
+    """The figures of the cycles so far."""
+    if not sizes:
+        return {"cycles": 0}
     early, late = sizes[max(0, len(sizes) // 10 - 1)], sizes[-1]
-    result = {
-        "cycles": options.cycles,
+    return {
+        "cycles": len(sizes),
         "failed": sum(failed.values()),
         "unanswered": codes["unanswered"],
         "answered": codes["NONE"],
         "memory_growth": round(late["memory"] / early["memory"] - 1, 4),
         "threads_more": late["threads"] - early["threads"],
         "files_more": late["files"] - early["files"],
-        "exit_status": ended,
     }
-    rclpy.try_shutdown()
-    print(f"The nodes' log: {log}")
-    print("RESULT", json.dumps(result))
-    return int(bool(failed) or ended != 0 or codes["unanswered"] > 0)
 
 
 if __name__ == "__main__":

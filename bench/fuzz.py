@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
-import json
 import multiprocessing
 import os
 import re
@@ -25,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import hostile_cases
+from results import reported
 
 BOUND_S = 1.0  # CPU time; answers of megabytes and images of megapixels have an allowance more
 STUCK_S = 60  # CPU time after which a case is ended
@@ -122,9 +122,10 @@ def in_processes(kind: str, count: int, seed: int, jobs: int, tools: Any) -> Tal
         current, (receiver, sender) = context.Value("q", 0), context.Pipe(False)
 
         def work(seeds: list[str] = seeds, current: Any = current, sender: Any = sender) -> None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             sender.send(run_cases(kind, seeds, tools, current))
 
-        process = context.Process(target=work)
+        process = context.Process(target=work, daemon=True)
         process.start()
         sender.close()
         running.append((process, receiver, seeds, current))
@@ -159,6 +160,13 @@ def main() -> int:
     counts = {"answers": options.answers, "requests": options.requests}
     counts |= {"images": options.requests, "frames": options.requests // 10}
     total = Tally()
+    with reported(lambda: summary(total)):
+        fuzz(counts, options, tools, total)
+    return 0 if summary(total)["memory_bounded"] and not total.crashes and not total.hangs else 1
+
+
+def fuzz(counts: dict[str, int], options: argparse.Namespace, tools: Any, total: Tally) -> None:
+    """Run so many cases of each kind, and print what became of them."""
     for kind, count in counts.items():
         if not count:
             continue
@@ -178,13 +186,16 @@ def main() -> int:
             for offender in offenders[:_SHOWN]:
                 print(f"  {name}: {offender}", flush=True)
         total.add(tally)
-    bounded = total.peak_mb <= PEAK_MB and total.kept_mb <= KEPT_MB
-    if not bounded:
+    if not summary(total)["memory_bounded"]:
         print(f"  memory: more than {PEAK_MB} MB at most or {KEPT_MB} MB kept")
+
+
+def summary(total: Tally) -> dict[str, Any]:
+    """The figures of the cases so far."""
+    bounded = total.peak_mb <= PEAK_MB and total.kept_mb <= KEPT_MB
     figures = {"cases": total.cases, "crashes": len(total.crashes), "hangs": len(total.hangs)}
     memory = {"peak_growth_mb": round(total.peak_mb), "kept_growth_mb": round(total.kept_mb)}
-    print("RESULT", json.dumps(figures | memory | {"memory_bounded": bounded}))
-    return 0 if bounded and not total.crashes and not total.hangs else 1
+    return figures | memory | {"memory_bounded": bounded}
 
 
 if __name__ == "__main__":

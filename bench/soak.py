@@ -12,9 +12,9 @@ The last line is machine-readable.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
+import sys
 import tempfile
 import threading
 import time
@@ -30,6 +30,8 @@ from faults import Faults
 from rclpy.action import ActionClient
 from rclpy.duration import Duration
 from rclpy.executors import Executor
+from rclpy.signals import SignalHandlerOptions
+from results import reported
 from sensor_msgs.msg import Image
 
 from robobrain_ros.action import Infer
@@ -176,10 +178,10 @@ def unloaded_bytes(faults: Faults, process: psutil.Process) -> int:
     return found[0]
 
 
-def soak(seconds: float, seed: int, log: Path) -> dict[str, Any]:
-    """Run it all; returns the RESULT."""
+def soak(seconds: float, seed: int, log: Path, figures: dict[str, Any]) -> None:
+    """Run it all, and put what came of it into `figures`."""
     tally, stop, curve = Tally(), threading.Event(), list[tuple[float, int]]()
-    growth = float("nan")
+    figures["memory_growth"] = None
     with (
         open(log, "wb") as output,
         BrainClient(name="soak") as client,
@@ -194,31 +196,37 @@ def soak(seconds: float, seed: int, log: Path) -> dict[str, Any]:
         ]
         for thread in threads:
             thread.start()
-        process, start = psutil.Process(brain.process.pid), time.monotonic()
-        early = None
-        while (now := time.monotonic() - start) < seconds and brain.process.poll() is None:
-            if early is None and now > SETTLED * seconds:
-                early = unloaded_bytes(faults, process)
-            curve.append((now, process.memory_info().rss))
-            faults.maybe()
-            time.sleep(0.5)
-        if early and brain.process.poll() is None:
-            late = unloaded_bytes(faults, process)
-            print(f"memory without the model: {early / 1e6:.0f} MB, then {late / 1e6:.0f} MB")
-            growth = late / early - 1
-        stop.set()
-        for thread in threads:
-            thread.join()
-        faults.close()
-        alive = brain.process.poll() is None
-        ended = brain.end()
-    words = log.read_text(errors="replace")
-    crashes = (not alive) + (ended != 0) + words.count("Traceback") + words.count("[FATAL]")
-    return report(tally, curve, faults.count) | {
-        "crashes": crashes,
-        "memory_growth": round(growth, 4),
-        "memory_most_mb": round(max(rss for _, rss in curve) / 1e6),
-    }
+        try:
+            early, late = load(seconds, psutil.Process(brain.process.pid), faults, curve)
+            if early and late:
+                print(f"memory without the model: {early / 1e6:.0f} MB, then {late / 1e6:.0f} MB")
+                figures["memory_growth"] = round(late / early - 1, 4)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+            faults.close()
+            died = brain.process.poll() is not None
+            failed = brain.end() != 0
+            if sys.exc_info()[0] is not None:  # a signal for this process may have met the node too
+                died = failed = False
+            words = log.read_text(errors="replace")
+            crashes = died + failed + words.count("Traceback") + words.count("[FATAL]")
+            figures.update(report(tally, curve, faults.count), crashes=crashes)
+
+
+def load(
+    seconds: float, process: psutil.Process, faults: Faults, curve: list[tuple[float, int]]
+) -> tuple[int, int]:
+    """Cause faults while the clients ask; return the memory without the model, early and late."""
+    start, early = time.monotonic(), 0
+    while (now := time.monotonic() - start) < seconds and process.is_running():
+        if not early and now > SETTLED * seconds:
+            early = unloaded_bytes(faults, process)
+        curve.append((now, process.memory_info().rss))
+        faults.maybe()
+        time.sleep(0.5)
+    return early, unloaded_bytes(faults, process) if early and process.is_running() else 0
 
 
 def report(tally: Tally, curve: list[tuple[float, int]], faults: Counter[str]) -> dict[str, Any]:
@@ -238,6 +246,7 @@ def report(tally: Tally, curve: list[tuple[float, int]], faults: Counter[str]) -
         "unanswered": len(tally.unanswered),
         "without_code": tally.without_code,
         "p95_s": round(float(np.percentile(answered, 95)), 3) if answered else None,
+        "memory_most_mb": round(max((rss for _, rss in curve), default=0) / 1e6),
     }
 
 
@@ -248,12 +257,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     os.environ.update(environment())
-    rclpy.init()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     with tempfile.NamedTemporaryFile(prefix="robobrain_soak_", suffix=".log", delete=False) as file:
         print(f"The node's log: {file.name}", flush=True)
-    result = soak(options.seconds, options.seed, Path(file.name))
+    with reported() as result:
+        soak(options.seconds, options.seed, Path(file.name), result)
     rclpy.try_shutdown()
-    print("RESULT", json.dumps(result))
     lost = result["unanswered"] + result["without_code"] + result["crashes"]
     return int(lost > 0)
 
