@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small typed client of the node's services and lifecycle: awaited in a node, or blocking."""
+"""Clients of the node's services and lifecycle: awaitable in a node of yours, or blocking."""
 
 from __future__ import annotations
 

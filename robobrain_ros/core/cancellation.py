@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ending one request early: at its deadline, or when somebody says so."""
+"""Cancellation of a request: at its deadline, or from any thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from robobrain_ros.core.errors import BrainError, ErrorCode
 
 
 class StopSignal:
-    """Ends one request early: at its deadline, or when `set` is called from any thread.
+    """A cancellation token of one request: set at its deadline, or by `set` from any thread.
 
     deadline: on the clock of time.monotonic(), seconds.
     """

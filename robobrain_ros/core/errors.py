@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Failures as a planner sees them: a code to branch on and a sentence that says what to do."""
+"""Errors of requests: a code for programs and a sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class ErrorCode(IntEnum):
-    """The constants of `msg/ErrorCode.msg`, for the modules that know no ROS."""
+    """The constants of `msg/ErrorCode.msg`, for modules without ROS."""
 
     NONE = 0
     NOT_ACTIVE = 1

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What differs between the supported models, as data: prompts, thinking, coordinate frame.
+"""Model families as data: prompts, thinking, coordinate frame.
 
-The prompts are part of each model's interface: they are what the model was trained on, so they are
-kept exactly as the model's authors publish them (RoboBrain's `inference.py`, Qwen-VL's cookbooks).
+The prompts are part of each model's interface: it was trained on them, so they are kept exactly as
+its authors publish them (RoboBrain's `inference.py`, Qwen-VL's cookbooks).
 """
 
 import re
@@ -114,7 +114,7 @@ _ROBOBRAIN2_5_PROMPTS = MappingProxyType(
     }
 )
 
-# The base models know boxes and points in JSON; the robot tasks are put in those terms.
+# The base models are trained on boxes and points in JSON; the robot tasks are put in those terms.
 _QWEN_PROMPTS = MappingProxyType(
     {
         TaskKind.POINT: (
@@ -138,7 +138,7 @@ _QWEN_PROMPTS = MappingProxyType(
 )
 
 _SILENT = MappingProxyType({Think.DEFAULT: "", Think.OFF: "", Think.ON: ""})
-# Perception is as good without thinking and many times faster, so that is the default.
+# Without thinking, perception is as good and many times faster: the default.
 _THINKING = MappingProxyType(
     {
         Think.DEFAULT: "<think></think><answer>",
@@ -221,8 +221,8 @@ def detect_family(
     `model_type` is the checkpoint's `config.model_type`, `model_name` its hub id or path (the last
     part that names RoboBrain or Qwen decides), `hidden_size` the language model's width, which
     tells RoboBrain2.0-3B (no thinking) from 7B and 32B. `override` names a family, or is "auto".
-    Raises UnknownFamily when no family fits, or when the name does not tell which one does:
-    guessing would send the wrong prompts without anybody noticing.
+    Raises UnknownFamily when no family fits, or when the name doesn't decide it: a wrong guess
+    would send the wrong prompts, silently.
     """
     if override != "auto":
         return _checked_override(model_type, override)

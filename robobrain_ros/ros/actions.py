@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The action `~/infer`: any task, with its stages and text as they come, and a cancel."""
+"""The action `~/infer`: any task, with feedback by stage, streamed text, and cancellation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WATCH_PERIOD_S = 0.5
 
 
 class InferAction:
-    """Serves goals as the services serve requests; one that fails is aborted with its code."""
+    """Executes goals as the services serve requests; one that fails is aborted with its code."""
 
     def __init__(self, node: Node, waiting: Waiting, requests: RequestServer) -> None:
         self._node = node
@@ -87,8 +87,8 @@ class InferAction:
         return CancelResponse.ACCEPT
 
     def _watch(self) -> None:
-        """Stop the work for clients that are gone: of those that listened when their goal came,
-        nobody is left. (rclpy doesn't tell which of them sent it.)
+        """Cancel goals whose clients have gone: all that were subscribed when the goal came. (rclpy
+        doesn't tell which of them sent it.)
         """
         if not self._stops:
             return
@@ -98,7 +98,7 @@ class InferAction:
                 self._end(key, "The action's client is gone.")
 
     def _audience(self) -> set[bytes]:
-        """Who listens to feedback, as every action client does."""
+        """Endpoints that are subscribed to feedback, as every action client is."""
         listeners = self._node.get_subscriptions_info_by_topic(self._feedback_topic)
         return {bytes(listener.endpoint_gid) for listener in listeners}
 
@@ -122,7 +122,7 @@ class _Server(ActionServer):
 
 
 class _Feedback:
-    """Publishes reports of the engine's thread on the executor's, those that pile up as one."""
+    """Publishes reports of the engine's thread on the executor's; a backlog becomes one message."""
 
     def __init__(self, handle: ServerGoalHandle, waiting: Waiting) -> None:
         self._handle = handle
@@ -144,7 +144,7 @@ class _Feedback:
             self._waiting.later(self._publish)
 
     def close(self) -> None:
-        """Publish what is left, and nothing after it."""
+        """Publish the rest, and nothing afterwards."""
         self._publish()
         self._open = False
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ROS messages to what the pure modules take, and their results to ROS messages."""
+"""Conversion of ROS messages to observations, and of results to ROS messages."""
 
 from __future__ import annotations
 

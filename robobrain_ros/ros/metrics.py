@@ -15,7 +15,7 @@ from robobrain_ros.core.observations import Observation
 from robobrain_ros.core.tasks import TaskKind
 
 KEPT_ANSWERS = 200
-"""Answers per task that latencies are computed of."""
+"""Answers per task that latencies are computed from."""
 
 
 class Metrics:
