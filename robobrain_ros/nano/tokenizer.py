@@ -16,7 +16,6 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import AddedToken, Qwen2TokenizerFast
 
 from robobrain_ros.core.families import FAMILIES
-from robobrain_ros.core.tasks import TaskKind
 
 FAMILY_NAME = "robobrain2"
 FAMILY = FAMILIES[FAMILY_NAME]
@@ -69,7 +68,7 @@ _ANSWER_PUNCTUATION = ("[]", "[(1, 2)]", "[(1, 2), (3, 4)]", "[1, 2, 3, 4]", "[[
 def prompt_phrases() -> list[str]:
     """The fixed sentences around the user's text in the prompts, longest first."""
     phrases = set()
-    for kind in TaskKind:
+    for kind in FAMILY.prompts:
         before, after = FAMILY.build_prompt(kind, text="\0").split("\0")
         phrases |= {before.rstrip(" "), after}
     return sorted((p for p in phrases if len(p) >= _MIN_PHRASE_LENGTH), key=len, reverse=True)
