@@ -20,6 +20,7 @@ VENV_PYTHON := $(VENV)/bin/python
 DONE := $(VENV)/done
 BUILT := build/.done
 ROBOSUITE := robosuite==1.5.2
+REQUIREMENTS := requirements.txt $(foreach purpose,models sim view dev,requirements-$(purpose).txt)
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements-models.txt)
 PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install
 # Of pip's output: what it downloads and what went wrong.
@@ -140,9 +141,9 @@ $(DONE)/$(TORCH): | $(DONE)/ros
 	@$(PIP) $(TORCH) $(TORCH_PIP_ARGS) $(PIP_OUTPUT)
 	@touch $@
 
-$(DONE)/libraries: requirements.txt requirements-models.txt requirements-dev.txt $(DONE)/$(TORCH)
-	@echo "[4/5] libraries around the models, simulator, tools of the tests"
-	@$(PIP) -r requirements.txt -r requirements-dev.txt $(PIP_OUTPUT)
+$(DONE)/libraries: $(REQUIREMENTS) $(DONE)/$(TORCH)
+	@echo "[4/5] libraries of the node, models, simulator, view and tests"
+	@$(PIP) $(addprefix -r ,$(REQUIREMENTS)) $(PIP_OUTPUT)
 	@$(PIP) --no-deps $(ROBOSUITE) $(PIP_OUTPUT)
 	@touch $@
 
