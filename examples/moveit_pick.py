@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From words to a grasp with MoveIt 2: `python3 moveit_pick.py "pick up the red mug"`.
+"""Grasp an object named in words with MoveIt 2: `python3 moveit_pick.py "pick up the red mug"`.
 
 Needs a running MoveIt (`move_group`) for a Panda with the planning groups `arm` and `gripper`, this
-package's node with the camera connected to the arm's base by TF, and `pymoveit2` (5.0). Other arms
-and groups: change the import of `robot`. CI has no MoveIt: it runs this with pymoveit2 and checks
-the requests against recorded definitions (test/test_examples.py).
+package's node with the camera connected to the arm's base by TF, and `pymoveit2` (5.0). For other
+arms and groups change the import of `robot`. CI has no MoveIt: it runs this with pymoveit2 and
+checks the requests against recorded definitions (test/node/test_examples.py).
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ if TYPE_CHECKING:
 
 STANDOFF = 0.10
 """Distance of the pre-grasp from the surface, metres."""
-WHOLE_WAY = 0.99
-"""The share of a straight way that must be possible. pymoveit2's default is 0: it would go as far
-as it can, and call that a success."""
+COMPLETE_FRACTION = 0.99
+"""The fraction of a straight path that must be reachable. pymoveit2's default is 0: it would move
+as far as it can and report success."""
 _HALF_TURN_ABOUT_X = Rotation.from_euler("x", 180, degrees=True)
 
 
 def grasp_poses(region: LiftedRegion, standoff: float = STANDOFF) -> tuple[PoseStamped, ...]:
     """Pre-grasp and grasp of an end effector whose z axis points out of its fingers.
 
-    A lifted pose's z is the surface normal, so the fingers come along -z: the end effector is that
-    pose turned by half about its x. The pre-grasp is `standoff` metres before the surface.
+    The z axis of a lifted pose is the surface normal, so the fingers approach along -z: the end
+    effector's pose is that pose rotated by 180 degrees about its x axis. The pre-grasp is
+    `standoff` metres in front of the surface.
     """
     axes = region.pose.pose.orientation
     surface = Rotation.from_quat([axes.x, axes.y, axes.z, axes.w])
@@ -53,11 +54,11 @@ def grasp_poses(region: LiftedRegion, standoff: float = STANDOFF) -> tuple[PoseS
 
 
 def pick(arm: MoveIt2, gripper: GripperInterface, before: PoseStamped, grasp: PoseStamped) -> bool:
-    """Open, go to the pre-grasp, straight to the grasp, close, straight back; whether it went well.
+    """Open, go to the pre-grasp, straight to the grasp, close, straight back; returns success.
 
-    before, grasp: of the end effector, in any frame that MoveIt knows.
+    before, grasp: poses of the end effector, in any frame that MoveIt knows.
     """
-    straight = {"cartesian": True, "cartesian_fraction_threshold": WHOLE_WAY}
+    straight = {"cartesian": True, "cartesian_fraction_threshold": COMPLETE_FRACTION}
     gripper.open()
     if not gripper.wait_until_executed():
         return False
@@ -68,15 +69,23 @@ def pick(arm: MoveIt2, gripper: GripperInterface, before: PoseStamped, grasp: Po
     if not arm.wait_until_executed():
         return False
     gripper.close()
-    gripper.wait_until_executed()  # false with something between the fingers, as it should be
+    gripper.wait_until_executed()  # False with an object between the fingers, as expected
     arm.move_to_pose(before, **straight)
     return arm.wait_until_executed()
 
 
 def main() -> int:
     """Ask where to grasp, then move there; returns the exit status."""
-    from pymoveit2 import GripperInterface, MoveIt2
-    from pymoveit2.robots import panda as robot
+    try:
+        from pymoveit2 import GripperInterface, MoveIt2
+        from pymoveit2.robots import panda as robot
+    except ModuleNotFoundError as error:
+        print(
+            f"The Python module {error.name} is missing: run `sudo apt install ros-jazzy-moveit` "
+            "and `pip install pymoveit2==5.0.0`.",
+            file=sys.stderr,
+        )
+        return 1
 
     task = " ".join(sys.argv[1:]) or "pick up the red mug"
     rclpy.init()
@@ -87,7 +96,10 @@ def main() -> int:
         return 1
     region = answer.regions[0]
     if region.status != LiftedRegion.OK or not region.has_normal:
-        print("There is no surface to grasp there: look from elsewhere.", file=sys.stderr)
+        print(
+            "There is no graspable surface: move the camera.",
+            file=sys.stderr,
+        )
         return 1
     node = rclpy.create_node("moveit_pick")
     arm = MoveIt2(
@@ -103,7 +115,7 @@ def main() -> int:
         open_gripper_joint_positions=robot.OPEN_GRIPPER_JOINT_POSITIONS,
         closed_gripper_joint_positions=robot.CLOSED_GRIPPER_JOINT_POSITIONS,
         gripper_group_name=robot.MOVE_GROUP_GRIPPER,
-        discovery_timeout_sec=5.0,  # it looks for the gripper's server once, here
+        discovery_timeout_sec=5.0,  # the gripper's server is looked up once, here
     )
     try:
         with spinning(node):

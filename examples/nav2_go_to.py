@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From words to a place with Nav2: `python3 nav2_go_to.py "the sofa"`.
+"""Drive to an object named in words with Nav2: `python3 nav2_go_to.py "the sofa"`.
 
 Needs a running Nav2, this package's node with the robot's camera, and `nav2_simple_commander`. CI
-has no Nav2: it checks the goal against a recorded definition (test/test_examples.py).
+has no Nav2: it checks the goal against a recorded definition (test/node/test_examples.py).
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from robobrain_ros.client import BrainClient
 from robobrain_ros.msg import LiftedPoint
 
 DISTANCE = 0.8
-"""How far from the object the robot stops, metres."""
+"""Distance from the object at which the robot stops, metres."""
 
 
 def goal_before(target: PoseStamped, robot: tuple[float, float], distance: float) -> PoseStamped:
-    """Where to stand and look at `target`: on the straight way there, `distance` metres short.
+    """Goal pose that faces `target`: on the straight line to it, `distance` metres short.
 
-    target: in the map's frame; robot: x, y in that frame. On the ground, turned to the target. A
-    robot that is nearer than that already stays where it is, and turns.
+    target: in the map frame; robot: x, y in that frame. The goal is on the ground. A robot that is
+    already nearer than `distance` stays where it is and turns.
     """
     dx = target.pose.position.x - robot[0]
     dy = target.pose.position.y - robot[1]
-    way = math.hypot(dx, dy)
-    share = max(0.0, 1 - distance / way) if way > 0 else 0.0
+    length = math.hypot(dx, dy)
+    fraction = max(0.0, 1 - distance / length) if length > 0 else 0.0
     goal = PoseStamped()
     goal.header.frame_id = target.header.frame_id
-    goal.pose.position.x = robot[0] + share * dx
-    goal.pose.position.y = robot[1] + share * dy
+    goal.pose.position.x = robot[0] + fraction * dx
+    goal.pose.position.y = robot[1] + fraction * dy
     heading = math.atan2(dy, dx)
     goal.pose.orientation.z, goal.pose.orientation.w = math.sin(heading / 2), math.cos(heading / 2)
     return goal
@@ -41,7 +41,15 @@ def goal_before(target: PoseStamped, robot: tuple[float, float], distance: float
 
 def main() -> int:
     """Point at the object in the camera's image, then drive there; returns the exit status."""
-    from nav2_simple_commander.robot_navigator import BasicNavigator, TaskResult
+    try:
+        from nav2_simple_commander.robot_navigator import BasicNavigator, TaskResult
+    except ModuleNotFoundError as error:
+        print(
+            f"The Python module {error.name} is missing: "
+            "run `sudo apt install ros-jazzy-nav2-simple-commander`.",
+            file=sys.stderr,
+        )
+        return 1
     from tf2_ros import Buffer, TransformListener
 
     query = " ".join(sys.argv[1:]) or "the sofa"
@@ -53,7 +61,7 @@ def main() -> int:
         return 1
     point = answer.points[0]
     if point.status != LiftedPoint.OK:
-        print("The camera has no depth there: come closer, or turn.", file=sys.stderr)
+        print("No depth at that pixel: move the camera closer, or turn it.", file=sys.stderr)
         return 1
     navigator = BasicNavigator()
     buffer = Buffer()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A py_trees behaviour that writes the pose of something described in words to the blackboard.
+"""A py_trees behaviour that writes the pose of an object named in words to the blackboard.
 
 python3 py_trees_point_to.py "the red mug"
 """
@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import sys
 
-import py_trees
 import rclpy
-from py_trees.common import Access, Status
 from rclpy.node import Node
 from rclpy.task import Future
 
 from robobrain_ros.client import AsyncBrainClient
 from robobrain_ros.msg import LiftedPoint
 
+try:
+    import py_trees
+    from py_trees.common import Access, Status
+except ModuleNotFoundError:
+    sys.exit("The Python module py_trees is missing: run `sudo apt install ros-jazzy-py-trees`.")
+
 
 class PointTo(py_trees.behaviour.Behaviour):
-    """RUNNING while the model looks; SUCCESS with a PoseStamped at `key`; FAILURE with a reason.
+    """RUNNING during inference; SUCCESS with a PoseStamped at `key`; FAILURE with a reason.
 
-    The node is spun by whoever ticks the tree, so a tick never blocks.
+    Whoever ticks the tree spins the node, so a tick never blocks.
     """
 
     def __init__(self, name: str, node: Node, query: str, key: str, **fields: object) -> None:
-        """fields: others of the request, such as target_frame."""
+        """fields: further fields of the request, such as target_frame."""
         super().__init__(name)
         self._brain = AsyncBrainClient(node)
         self._query, self._key = query, key
@@ -35,13 +39,13 @@ class PointTo(py_trees.behaviour.Behaviour):
         self._board.register_key(key, Access.WRITE)
 
     def initialise(self) -> None:
-        """Ask anew."""
+        """Send the request."""
         self._answer = self._brain.point_to(self._query, **self._fields)
 
     def update(self) -> Status:
-        """See whether the answer is there."""
+        """Check whether the answer has arrived."""
         if not self._answer.done():
-            self.feedback_message = "looking"
+            self.feedback_message = "waiting for the answer"
             return Status.RUNNING
         response = self._answer.result()
         if not response.success:
@@ -56,7 +60,7 @@ class PointTo(py_trees.behaviour.Behaviour):
         return Status.SUCCESS
 
     def terminate(self, new_status: Status) -> None:
-        """An answer that comes after an interruption is dropped."""
+        """Drop an answer that arrives after an interruption."""
         if new_status is Status.INVALID and self._answer is not None:
             self._answer.cancel()
 

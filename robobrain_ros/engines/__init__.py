@@ -5,7 +5,8 @@ import os
 from collections.abc import Callable
 from typing import Literal
 
-from robobrain_ros.engines.base import Engine
+from robobrain_ros.core.extras import MissingLibrary, importing
+from robobrain_ros.engines.base import Engine, LoadError
 
 Quantization = Literal["auto", "none", "int8", "nf4"]
 Device = Literal["auto", "cuda", "cpu"]
@@ -46,8 +47,11 @@ def create_engine(
     # milliseconds, while the node's other threads have an answer to send.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # torch takes seconds to import: those who only need the protocol don't wait for it.
-    from robobrain_ros.engines.local.engine import Options, load_transformers_engine
-
+    try:
+        with importing("models"):
+            from robobrain_ros.engines.local.engine import Options, load_transformers_engine
+    except MissingLibrary as error:
+        raise LoadError(str(error)) from error
     return load_transformers_engine(
         model,
         quantization=quantization,

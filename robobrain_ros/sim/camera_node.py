@@ -32,12 +32,15 @@ from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 
+from robobrain_ros.core.extras import starting_with
 from robobrain_ros.ros.executors import until_signalled
 from robobrain_ros.ros.parameters import Spec, not_a_choice
 from robobrain_ros.sim.assets import AssetsNotFound
 from robobrain_ros.sim.depth_sensor import StereoDepthSensor
-from robobrain_ros.sim.layout import NoLayout
-from robobrain_ros.sim.tabletop import Tabletop
+
+with starting_with("sim"):
+    from robobrain_ros.sim.layout import NoLayout
+    from robobrain_ros.sim.tabletop import Tabletop
 
 _FROM_RGB = {
     "rgb8": None,

@@ -26,9 +26,12 @@ from sensor_msgs.msg import Image
 from vision_msgs.msg import BoundingBox2D
 
 from robobrain_ros.client import BrainClient
+from robobrain_ros.core.extras import starting_with
 from robobrain_ros.sim.processes import NodeProcess, environment
-from robobrain_ros.sim.tabletop import Tabletop
-from robobrain_ros.sim.truth import Truth, box_iou
+
+with starting_with("sim"):
+    from robobrain_ros.sim.tabletop import Tabletop
+    from robobrain_ros.sim.truth import Truth, box_iou
 
 SEED = 2_000_023
 """Never seen in training: training seeds are below a million."""

@@ -17,15 +17,18 @@ from pathlib import Path
 import rclpy
 
 from robobrain_ros.client import NoAnswer
+from robobrain_ros.core.extras import starting_with
 from robobrain_ros.ros.executors import spinning
-from robobrain_ros.sim.asking import Asker, DepthView
-from robobrain_ros.sim.demo import running, say
-from robobrain_ros.sim.film import Film
-from robobrain_ros.sim.grasping import Grasp, propose
-from robobrain_ros.sim.obstacles import Obstacles
-from robobrain_ros.sim.physics import PhysicsScene
-from robobrain_ros.sim.picking import Outcome, Picker, asked_for
-from robobrain_ros.sim.tabletop import Tabletop
+
+with starting_with("sim"):
+    from robobrain_ros.sim.asking import Asker, DepthView
+    from robobrain_ros.sim.demo import running, say
+    from robobrain_ros.sim.film import Film
+    from robobrain_ros.sim.grasping import Grasp, propose
+    from robobrain_ros.sim.obstacles import Obstacles
+    from robobrain_ros.sim.physics import PhysicsScene
+    from robobrain_ros.sim.picking import Outcome, Picker, asked_for
+    from robobrain_ros.sim.tabletop import Tabletop
 
 SEED = 2_000_002
 """Never seen in training; there is a red can, among other things."""

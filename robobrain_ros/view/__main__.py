@@ -17,10 +17,13 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
+from robobrain_ros.core.extras import starting_with
 from robobrain_ros.ros.executors import until_signalled
-from robobrain_ros.view import options as arguments
-from robobrain_ros.view.node import start
-from robobrain_ros.view.server import NoServer
+
+with starting_with("view"):
+    from robobrain_ros.view import options as arguments
+    from robobrain_ros.view.node import start
+    from robobrain_ros.view.server import NoServer
 
 
 def main(args: list[str] | None = None) -> int:

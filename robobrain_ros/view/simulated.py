@@ -15,15 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from robobrain_ros.client import BrainClient, NoAnswer
+from robobrain_ros.core.extras import starting_with
 from robobrain_ros.nano.wordings import plural
 from robobrain_ros.sim.demo import FRAME, SEED, running, say
-from robobrain_ros.sim.tabletop import KINDS, Tabletop
-from robobrain_ros.sim.truth import Truth
 from robobrain_ros.srv import Ask, GetAffordance, GroundObject, PointTo, PredictTrajectory
-from robobrain_ros.view import archetypes, options
-from robobrain_ros.view.node import start
-from robobrain_ros.view.recording import Recording
-from robobrain_ros.view.server import NoServer
+
+with starting_with("sim"):
+    from robobrain_ros.sim.tabletop import KINDS, Tabletop
+    from robobrain_ros.sim.truth import Truth
+
+with starting_with("view"):
+    from robobrain_ros.view import archetypes, options
+    from robobrain_ros.view.node import start
+    from robobrain_ros.view.recording import Recording
+    from robobrain_ros.view.server import NoServer
 
 
 def main() -> int:
