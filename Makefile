@@ -52,10 +52,11 @@ build: $(BUILT) ## the ROS 2 packages, into install/
 test: $(BUILT) ## all tests
 	@$(ROS) && python -m pytest test $(ARGS)
 
-lint: $(DONE)/libraries ## linter, formatter (check only), types
+lint: $(DONE)/libraries ## linter, formatter (check only), types, layers of imports
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy $(TYPED)
+	@$(VENV)/bin/lint-imports --no-cache --no-logo
 
 # As environment variables, so that no shell reads the user's text.
 demo: export DEMO_IMAGE := $(value IMAGE)
