@@ -39,7 +39,7 @@ ROS := . $(VENV)/bin/activate && . install/setup.bash && \
   export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_DOMAIN_ID=$$((RANDOM % 100 + 1)) && \
   export FASTRTPS_DEFAULT_PROFILES_FILE=$(CURDIR)/config/fastdds_large_images.xml
 
-.PHONY: help setup build test lint demo view pick nano nano-eval fuzz soak cycles bench-lift bench-engine bench-grammar \
+.PHONY: help setup build test lint docs demo view pick nano nano-eval fuzz soak cycles bench-lift bench-engine bench-grammar \
   bench-node bench-busy bench-pick clean FORCE
 
 help: ## this list
@@ -57,6 +57,11 @@ lint: $(DONE)/libraries ## linter, formatter (check only), types, layers of impo
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy $(TYPED)
 	@$(VENV)/bin/lint-imports --no-cache --no-logo
+
+docs: $(BUILT) ## the generated pages docs/parameters.md and docs/interfaces.md
+	@$(ROS) && for page in parameters interfaces; do \
+	  PYTHONPATH=.:$$PYTHONPATH python docs/write_$$page.py > build/$$page.md && mv build/$$page.md docs/; \
+	done
 
 # As environment variables, so that no shell reads the user's text.
 demo: export DEMO_IMAGE := $(value IMAGE)

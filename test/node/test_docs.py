@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -14,6 +15,8 @@ from robobrain_ros.ros.parameters import CAMERA_PARAMETERS, SPECS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("robobrain_ros/**/*.md")])
+INTERFACES = sorted(path for kind in ("msg", "srv", "action") for path in (ROOT / kind).iterdir())
+OF_EVERY_NODE = {"/parameter_events", "/rosout", "~/transition_event"}
 _LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]*)?\)")
 
 
@@ -33,10 +36,38 @@ def test_links_lead_somewhere(page):
             assert anchor in _anchors(file), f"{target}{anchor}"
 
 
-def test_the_parameters_page_is_what_the_node_declares():
-    script = ROOT / "docs" / "write_parameters.py"
+@pytest.mark.parametrize("page", ["interfaces", "parameters"])
+def test_generated_pages_are_up_to_date(page):
+    script = ROOT / "docs" / f"write_{page}.py"
     written = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
-    assert written.stdout == (ROOT / "docs" / "parameters.md").read_text()
+    assert written.stdout == (ROOT / "docs" / f"{page}.md").read_text(), "run `make docs`"
+
+
+def test_the_interfaces_page_has_every_interface():
+    headings = re.findall(r"^### (\w+)$", (ROOT / "docs" / "interfaces.md").read_text(), re.M)
+    assert sorted(headings) == sorted(path.stem for path in INTERFACES)
+
+
+def test_the_interfaces_page_has_the_published_topics():
+    """Those of the security policy, which test_security.py compares with the running node."""
+    profiles = ElementTree.parse(ROOT / "config" / "sros2_policy.xml").iter("profile")
+    node = next(profile for profile in profiles if profile.get("node") == "robobrain")
+    published = next(topics for topics in node.iter("topics") if topics.get("publish") == "ALLOW")
+    allowed = {topic.text for topic in published} - OF_EVERY_NODE
+    page = (ROOT / "docs" / "interfaces.md").read_text()
+    assert set(re.findall(r"^\| `([^`]+)` \| `\w+/\w+` \|", page, re.M)) == allowed
+
+
+@pytest.mark.parametrize("path", INTERFACES, ids=lambda path: path.name)
+def test_every_parameter_that_an_interface_names_exists(path):
+    named = re.findall(r'parameters? "?(\w+)', path.read_text())
+    assert set(named) <= {spec.name for spec in SPECS}
+
+
+def test_the_readme_is_short():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.split()) <= 900
+    assert max(map(len, text.splitlines())) <= 120
 
 
 def test_every_error_code_is_explained():
