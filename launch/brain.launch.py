@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node on a robot: `ros2 launch robobrain_ros brain.launch.py camera:=wrist use_rviz:=true`.
 
-What an argument doesn't say, `params_file` says, and what that doesn't, `config/robot.yaml`.
+Arguments override `params_file`, which overrides `config/robot.yaml`.
 """
 
 from pathlib import Path
@@ -14,24 +14,29 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from robobrain_ros.ros import fast_dds
+
 SHARE = Path(get_package_share_directory("robobrain_ros"))
-FAST_DDS_PROFILE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 ARGUMENTS = (
     ("namespace", "", "Namespace of the node and of its relative topics."),
-    ("params_file", "", "Your parameters; config/brain.yaml shows all that there are."),
-    ("model", "", "A hub id, a directory, or nano. Empty: params_file's, BAAI/RoboBrain2.0-3B."),
-    ("quantization", "", "auto, none, int8 or nf4. Empty: params_file's, auto (nf4 with CUDA)."),
-    ("camera", "", "Name of the camera, prefix of its topics. Empty: params_file's, camera."),
-    ("autostart", "true", "Configure and activate by itself; false for a lifecycle manager."),
-    ("use_sim_time", "", "true: follow /clock. Empty: params_file's, false."),
+    ("params_file", "", "Parameter file; config/brain.yaml has all parameters."),
+    ("model", "", "Hub id, directory, or nano. Empty: of params_file, else BAAI/RoboBrain2.0-3B."),
+    (
+        "quantization",
+        "",
+        "auto, none, int8 or nf4. Empty: of params_file, else auto (CUDA: nf4).",
+    ),
+    ("camera", "", "Camera name, the prefix of its topics. Empty: of params_file, else camera."),
+    ("autostart", "true", "Configure and activate at start; false for a lifecycle manager."),
+    ("use_sim_time", "", "true: follow /clock. Empty: of params_file, else false."),
     ("log_level", "info", "debug, info, warn, error or fatal."),
-    ("use_respawn", "false", "Start the node again when it dies."),
-    ("use_rviz", "false", "Show camera, answers and TF in RViz."),
+    ("use_respawn", "false", "Restart the node when it dies."),
+    ("use_rviz", "false", "Show camera, results and TF in RViz (package rviz2)."),
 )
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The lifecycle node, and RViz if asked for."""
+    """The lifecycle node, and RViz on request."""
     arguments = [
         DeclareLaunchArgument(name, default_value=default, description=description)
         for name, default, description in ARGUMENTS
@@ -40,7 +45,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def _nodes(context: LaunchContext) -> list[Node]:
-    """A function, because what is empty must be left out."""
+    """The nodes, without the parameters whose arguments are empty."""
     kinds = {"model": str, "quantization": str, "autostart": bool, "use_sim_time": bool}
     given = {
         name: ParameterValue(LaunchConfiguration(name), value_type=kind)
@@ -50,16 +55,14 @@ def _nodes(context: LaunchContext) -> list[Node]:
     if camera := _value(context, "camera"):
         given["cameras"] = [camera]
     files = [str(SHARE / "config" / "robot.yaml"), _value(context, "params_file")]
-    # Fast DDS's own buffers lose large images silently. Who has a profile keeps it.
-    profile = str(SHARE / "config" / "fastdds_large_images.xml")
-    environment = {} if FAST_DDS_PROFILE in context.environment else {FAST_DDS_PROFILE: profile}
+    environment = fast_dds.profile_for(context.environment)
     brain = LifecycleNode(
         package="robobrain_ros",
         executable="brain_node",
         name="robobrain",
         namespace=LaunchConfiguration("namespace"),
         output="screen",
-        # The node starts itself, which launch_ros would not do after a respawn.
+        # With the node's own autostart: launch_ros' would not be repeated after a respawn.
         parameters=[*filter(None, files), given],
         ros_arguments=["--log-level", LaunchConfiguration("log_level")],
         additional_env=environment,

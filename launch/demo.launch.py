@@ -12,25 +12,27 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from robobrain_ros.ros import fast_dds
+
 SHARE = Path(get_package_share_directory("robobrain_ros"))
-FAST_DDS_PROFILE = "FASTRTPS_DEFAULT_PROFILES_FILE"
-# Of brain.launch.py's, with other defaults; its other arguments can be given, too.
+# Arguments of brain.launch.py with other defaults; its remaining arguments are passed through.
 ARGUMENTS = (
     ("namespace", "", "Namespace of both nodes and of their topics."),
     ("params_file", str(SHARE / "config" / "demo.yaml"), "Parameters of the node."),
-    ("camera", "camera", "Name of the camera, the prefix of its topics and frames."),
-    ("use_rviz", "true", "Show camera, answers and TF in RViz."),
+    ("camera", "camera", "Camera name, the prefix of its topics and frames."),
+    ("use_rviz", "true", "Show camera, results and TF in RViz (package rviz2)."),
 )
 
 
 def generate_launch_description() -> LaunchDescription:
-    """What the camera sees stands still; `seed` tells which of the simulated tables it is."""
+    """The simulated camera above the static table number `seed`, and brain.launch.py."""
     declared = [
         DeclareLaunchArgument(name, default_value=default, description=description)
         for name, default, description in ARGUMENTS
     ]
-    seed = DeclareLaunchArgument("seed", default_value="2000000", description="Which scene.")
-    profile = str(SHARE / "config" / "fastdds_large_images.xml")
+    seed = DeclareLaunchArgument(
+        "seed", default_value="2000000", description="Number of the scene."
+    )
     camera = Node(
         package="robobrain_ros",
         executable="sim_camera",
@@ -43,8 +45,8 @@ def generate_launch_description() -> LaunchDescription:
                 "seed": ParameterValue(LaunchConfiguration("seed"), value_type=int),
             }
         ],
-        # Both ends of a topic need it, see brain.launch.py.
-        additional_env={} if FAST_DDS_PROFILE in os.environ else {FAST_DDS_PROFILE: profile},
+        # Both ends of a topic need it.
+        additional_env=fast_dds.profile_for(os.environ),
     )
     brain = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(SHARE / "launch" / "brain.launch.py")),
