@@ -8,6 +8,7 @@ recorded definitions (recorded_interfaces/) and take no other fields or types.
 import importlib.util
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -271,6 +272,15 @@ def test_a_behaviour_tree_finds_things(ros, brain, scene, camera, succeeds):
     else:
         assert statuses[-1] is py_trees.common.Status.FAILURE
         assert len(behaviour.feedback_message) > 10
+
+
+def test_the_python_of_the_readme_runs(brain, scene):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    code = code.replace("base_link", "table").replace("the red can", f"the {scene.name}")
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60.0)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("table geometry_msgs.msg.Point(x=")
 
 
 @pytest.fixture(scope="module")
