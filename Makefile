@@ -23,7 +23,7 @@ ROBOSUITE := robosuite==1.5.2
 REQUIREMENTS := requirements.txt $(foreach purpose,models sim view dev,requirements-$(purpose).txt)
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements-models.txt)
 PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install
-# Of pip's output: what it downloads and what went wrong.
+# Of pip's output only downloads and errors.
 PIP_OUTPUT := | sed -u -n -E 's/^ *(Downloading|Installing|ERROR|error)/    \1/p'
 
 PACKAGES := $(patsubst %/package.xml,%,$(wildcard ros_pypi/*/package.xml))
@@ -39,13 +39,13 @@ ROS := . $(VENV)/bin/activate && . install/setup.bash && \
   export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_DOMAIN_ID=$$((RANDOM % 100 + 1)) && \
   export FASTRTPS_DEFAULT_PROFILES_FILE=$(CURDIR)/config/fastdds_large_images.xml
 
-.PHONY: help setup build test lint docs demo view pick nano nano-eval fuzz soak cycles bench-lift bench-engine bench-grammar \
+.PHONY: help setup build test lint demo view pick nano nano-eval fuzz soak cycles bench-lift bench-engine bench-grammar \
   bench-node bench-busy bench-pick clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(DONE)/graphics ## the virtual environment .venv with all that is needed, once
+setup: $(DONE)/graphics ## the virtual environment .venv with everything that is needed, once
 
 build: $(BUILT) ## the ROS 2 packages, into install/
 
@@ -58,6 +58,7 @@ lint: $(DONE)/libraries ## linter, formatter (check only), types, layers of impo
 	@$(VENV)/bin/mypy $(TYPED)
 	@$(VENV)/bin/lint-imports --no-cache --no-logo
 
+.PHONY: docs
 docs: $(BUILT) ## the generated pages docs/parameters.md and docs/interfaces.md
 	@$(ROS) && for page in parameters interfaces; do \
 	  PYTHONPATH=.:$$PYTHONPATH python docs/write_$$page.py > build/$$page.md && mv build/$$page.md docs/; \
@@ -72,16 +73,16 @@ demo: $(BUILT) ## five questions about a simulated table, or IMAGE=photo.jpg QUE
 	{ [ -z "$$DEMO_QUERY" ] || options+=("--query=$$DEMO_QUERY"); } && \
 	python -m robobrain_ros.sim.demo "$${options[@]}" $(ARGS)
 
-view: $(BUILT) ## the same live in the browser: answers in 2D and 3D, TF, latency; and recorded
+view: $(BUILT) ## the same live in the browser: results in 2D and 3D, TF, latency; also recorded
 	@$(ROS) && python -m robobrain_ros.view.simulated $(ARGS)
 
 pick: export PICK_QUERY := $(value QUERY)
-pick: $(BUILT) ## one pick in the simulator, QUERY="the red can", and a film of it
+pick: $(BUILT) ## one pick by a simulated arm, QUERY="the red can", and a film of it
 	@$(ROS) && options=() && \
 	{ [ -z "$$PICK_QUERY" ] || options+=("--query=$$PICK_QUERY"); } && \
 	MUJOCO_GL=egl python -m robobrain_ros.sim.pick "$${options[@]}" $(ARGS)
 
-nano: $(DONE)/graphics ## render data for the nano model, train it and measure it: about seven hours on two cores
+nano: $(DONE)/graphics ## render data for the nano model, train and evaluate it: about seven hours on two cores
 	@. $(VENV)/bin/activate && export MUJOCO_GL=egl && python -m robobrain_ros.nano.dataset && \
 	python -m robobrain_ros.nano.train $(ARGS) 2>&1 | tee build/nano/train.log && \
 	python -m robobrain_ros.nano.report curve --out build/nano/model/curve.png && \
@@ -91,10 +92,10 @@ nano: $(DONE)/graphics ## render data for the nano model, train it and measure i
 nano-eval: $(DONE)/graphics ## accuracy of the nano model on unseen scenes, in four precisions
 	@. $(VENV)/bin/activate && MUJOCO_GL=egl python -m robobrain_ros.nano.evaluate $(ARGS)
 
-bench-lift: $(DONE)/graphics ## how far lifted points are from the truth, ours and as others lift them
+bench-lift: $(DONE)/graphics ## 3D error of lifted points against ground truth, beside common alternatives
 	@. $(VENV)/bin/activate && PYTHONPATH=. OMP_NUM_THREADS=1 python bench/lift.py $(ARGS)
 
-bench-engine: $(DONE)/graphics ## how much sooner answers come than by plain generate, with the same answers
+bench-engine: $(DONE)/graphics ## speedup over plain generate, with identical answers
 	@. $(VENV)/bin/activate && MUJOCO_GL=egl PYTHONPATH=. python bench/engine.py $(ARGS)
 
 bench-grammar: $(DONE)/libraries ## ten thousand answers of random models, held to their form
@@ -113,16 +114,16 @@ cycles: N := 1000
 cycles: $(BUILT) ## N=1000 times configure, activate, deactivate, cleanup with requests in flight
 	@$(ROS) && MUJOCO_GL=egl python bench/cycles.py --cycles $(N) $(ARGS)
 
-bench-node: $(BUILT) ## what a request costs beside the model, and what idling costs
+bench-node: $(BUILT) ## overhead of a request besides inference, and CPU when idle
 	@$(ROS) && python bench/node.py $(ARGS)
 
-bench-busy: $(BUILT) ## how the node answers everything else while its model is busy
+bench-busy: $(BUILT) ## latency of timers and services while the model computes
 	@$(ROS) && PYTHONPATH=bench:$$PYTHONPATH python bench/busy.py $(ARGS)
 
-bench-pick: $(BUILT) ## how many of 50 objects the arm picks by the node's answers
+bench-pick: $(BUILT) ## how many of 50 objects the simulated arm picks
 	@$(ROS) && MUJOCO_GL=egl python bench/pick.py $(ARGS)
 
-clean: ## remove what build made; .venv and the nano model's data stay
+clean: ## remove the build; .venv and the data of the nano model stay
 	rm -rf $(BUILT) build/files.txt $(addprefix build/,robobrain_ros $(notdir $(PACKAGES))) install log
 
 $(DONE)/venv:

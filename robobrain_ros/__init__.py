@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Eyes for words: a camera image and a sentence become pixels and 3D poses."""
+"""Language-conditioned perception: pixels and 3D poses for questions about camera images."""
 
 from pkgutil import extend_path
 

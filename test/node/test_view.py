@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("tf2_msgs", reason="needs a ROS 2 shell: run `make test`")
-pytest.importorskip("rerun", reason="needs rerun-sdk of requirements-dev.txt")
+pytest.importorskip("rerun", reason="needs requirements-view.txt")
 
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import TransformStamped
