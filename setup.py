@@ -25,6 +25,7 @@ setup(
     version=MANIFEST.findtext("version"),
     description=MANIFEST.findtext("description"),
     license=MANIFEST.findtext("license"),
+    license_files=["LICENSE", "NOTICE", "THIRD_PARTY_NOTICES.md"],
     maintainer=MANIFEST.findtext("maintainer"),
     maintainer_email=MANIFEST.find("maintainer").get("email"),
     python_requires=">=3.10",

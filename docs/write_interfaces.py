@@ -117,7 +117,7 @@ def page() -> str:
     lines += ["\n## Fields of every response\n", *_listed(common[1])]
     lines += ["\n## Services\n", "Beside the fields of every request and response:"]
     for name, parts in services.items():
-        lines += _section(f"{name}", parts, common)
+        lines += _section(name, parts, common)
     lines += ["\n## Action\n", "Beside the fields of every request (goal) and response (result):"]
     lines += _section("Infer", action, common)
     lines += ["\n## Messages"]

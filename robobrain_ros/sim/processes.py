@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import IO, Any
 
 import yaml
-from ament_index_python.packages import get_package_share_directory
+
+from robobrain_ros.ros import fast_dds
 
 END_TIMEOUT_S = 20.0
 
@@ -58,10 +58,9 @@ class NodeProcess:
 
 def environment() -> dict[str, str]:
     """Return this process' environment with what large images on one machine need."""
-    profile = Path(get_package_share_directory("robobrain_ros"), "config/fastdds_large_images.xml")
     return {
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "FASTRTPS_DEFAULT_PROFILES_FILE": str(profile),
         "PYTHONUNBUFFERED": "1",
+        **fast_dds.profile_for(os.environ),
         **os.environ,
     }

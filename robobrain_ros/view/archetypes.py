@@ -22,7 +22,7 @@ from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker
 
 from robobrain_ros.core.observations import Observation
-from robobrain_ros.lifting.intrinsics import Intrinsics
+from robobrain_ros.tf_projection import Intrinsics
 from robobrain_ros.view.frames import frame_name
 from robobrain_ros.visualization.style import PALETTE
 

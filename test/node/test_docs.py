@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The documentation agrees with the package."""
 
+import os
 import re
 import subprocess
 import sys
@@ -39,7 +40,14 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", ["interfaces", "parameters"])
 def test_generated_pages_are_up_to_date(page):
     script = ROOT / "docs" / f"write_{page}.py"
-    written = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    written = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert written.stdout == (ROOT / "docs" / f"{page}.md").read_text(), "run `make docs`"
 
 
