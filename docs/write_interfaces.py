@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SERVICES = ("PointTo", "GroundObject", "GetAffordance", "PredictTrajectory", "Ask")
-MESSAGES = ("LiftedPoint", "LiftedRegion", "Timing", "ErrorCode")
 PARTS = {2: ("Request", "Response"), 3: ("Goal", "Result", "Feedback")}
 
 HEAD = """\
@@ -98,12 +96,12 @@ def parse(text: str) -> list[Part]:
 
 def page() -> str:
     """The text of docs/interfaces.md."""
-    services = {name: parse((ROOT / f"srv/{name}.srv").read_text()) for name in SERVICES}
+    services, messages = (
+        {path.stem: parse(path.read_text()) for path in sorted((ROOT / kind).iterdir())}
+        for kind in ("srv", "msg")
+    )
     action = parse((ROOT / "action/Infer.action").read_text())
-    common = [
-        [entry for entry in services[SERVICES[0]][half].entries if _shared(entry, half, services)]
-        for half in (0, 1)
-    ]
+    common = [_shared([parts[half] for parts in services.values()]) for half in (0, 1)]
     lines = [
         HEAD.format(
             services="\n".join(
@@ -121,13 +119,15 @@ def page() -> str:
     lines += ["\n## Action\n", "Beside the fields of every request (goal) and response (result):"]
     lines += _section("Infer", action, common)
     lines += ["\n## Messages"]
-    for name in MESSAGES:
-        lines += _section(name, parse((ROOT / f"msg/{name}.msg").read_text()), ([], []))
+    for name, parts in messages.items():
+        lines += _section(name, parts, [])
     return "\n".join(lines)
 
 
-def _shared(entry: Entry, half: int, services: dict[str, list[Part]]) -> bool:
-    return all(entry in parts[half].entries for parts in services.values())
+def _shared(parts: list[Part]) -> list[Entry]:
+    """The fields and constants that all parts have, in the order of the first."""
+    first, *others = parts
+    return [entry for entry in first.entries if all(entry in part.entries for part in others)]
 
 
 def _section(name: str, parts: list[Part], common: list[list[Entry]]) -> list[str]:
