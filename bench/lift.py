@@ -4,7 +4,7 @@
     make bench-lift
 
 Simulated tables under a stereo camera's noise and holes (robobrain_ros/sim/depth_sensor.py): depth
-aligned to colour, depth of a second camera, and a moving camera. Points are drawn on objects, as
+aligned to color, depth of a second camera, and a moving camera. Points are drawn on objects, as
 many of each difficulty. Compared with the depth at the pixel, and with the median depth of the
 object's box. The last line is machine-readable.
 """

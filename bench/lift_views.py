@@ -22,23 +22,23 @@ SIZE, DEPTH_SIZE = (640, 480), (512, 384)
 CLOSER, FAR = (0.55, 1.1), (1.7, 2.2)  # of the scene's own camera distance, 0.8 to 1.05 m
 _LOOK_AT = np.array([0.0, 0.0, 0.03])  # the middle of the objects, table frame
 
-# The depth camera of a RealSense D435, beside its colour camera and never quite parallel.
-_COLOUR_FROM_DEPTH = np.eye(4)
-_COLOUR_FROM_DEPTH[:3, :3] = Rotation.from_euler("xyz", (0.4, -0.6, 0.3), degrees=True).as_matrix()
-_COLOUR_FROM_DEPTH[:3, 3] = (-0.015, 0.0003, 0.0004)
+# The depth camera of a RealSense D435, beside its color camera and never quite parallel.
+_COLOR_FROM_DEPTH = np.eye(4)
+_COLOR_FROM_DEPTH[:3, :3] = Rotation.from_euler("xyz", (0.4, -0.6, 0.3), degrees=True).as_matrix()
+_COLOR_FROM_DEPTH[:3, 3] = (-0.015, 0.0003, 0.0004)
 
 # The camera on an arm or a base: as fast as the TF of one can be trusted, and depth that is taken
-# half a frame after colour. Inference ends when the answer is there.
+# half a frame after color. Inference ends when the answer is there.
 SPEED, TURN, DEPTH_DELAY, INFERENCE = 0.5, 1.0, 0.0167, 2.0  # m/s, rad/s, s, s
 _TF_PERIOD = 0.02
 
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """One colour image with its depth.
+    """One color image with its depth.
 
     rgb: (H, W, 3). depth: as a driver gives it. aligned: (H, W) metres, NaN = hole: the same depth
-    as drivers align it to colour, for methods that need that. target_from_camera, latest: (4, 4),
+    as drivers align it to color, for methods that need that. target_from_camera, latest: (4, 4),
     table from optical frame, by TF at the image's stamp and when inference has ended. true: exact
     depth, (H, W) metres, and labels; true_pose: (4, 4).
     """
@@ -57,18 +57,18 @@ class Observation:
 
 def observations(scenes: int, sensor: StereoDepthSensor) -> Iterator[Observation]:
     """Yield each scene in every setup: aligned depth, another depth camera, a moving camera."""
-    colour, depth = Tabletop(*SIZE), Tabletop(*DEPTH_SIZE)
+    color, depth = Tabletop(*SIZE), Tabletop(*DEPTH_SIZE)
     for seed in range(FIRST_SEED, FIRST_SEED + scenes):
         rng = np.random.default_rng(seed)
-        for table in (colour, depth):
+        for table in (color, depth):
             table.reset(seed)
-        own_pose = colour.world_from_optical
+        own_pose = color.world_from_optical
         for far in (False, True):
             pose = _moved_along_view(own_pose, rng.uniform(*(FAR if far else CLOSER)))
-            yield _aligned(colour, pose, far, sensor, rng)
-            yield _other_camera(colour, depth, pose, far, sensor, rng)
-            yield _moving(colour, pose, far, sensor, rng)
-    colour.close()
+            yield _aligned(color, pose, far, sensor, rng)
+            yield _other_camera(color, depth, pose, far, sensor, rng)
+            yield _moving(color, pose, far, sensor, rng)
+    color.close()
     depth.close()
 
 
@@ -88,18 +88,18 @@ def _aligned(
 
 
 def _other_camera(
-    colour: Tabletop,
+    color: Tabletop,
     depth: Tabletop,
     pose: FloatArray,
     far: bool,
     sensor: StereoDepthSensor,
     rng: np.random.Generator,
 ) -> Observation:
-    frame = _render(colour, pose)
-    measured = _measure(sensor, _render(depth, pose @ _COLOUR_FROM_DEPTH), depth.K, rng)
-    image = DepthImage(_millimetres(measured), "16UC1", _intrinsics(depth), _COLOUR_FROM_DEPTH)
-    aligned = aligned_by_driver(measured, depth.K, _COLOUR_FROM_DEPTH, colour.K, SIZE)
-    intrinsics = _intrinsics(colour)
+    frame = _render(color, pose)
+    measured = _measure(sensor, _render(depth, pose @ _COLOR_FROM_DEPTH), depth.K, rng)
+    image = DepthImage(_millimetres(measured), "16UC1", _intrinsics(depth), _COLOR_FROM_DEPTH)
+    aligned = aligned_by_driver(measured, depth.K, _COLOR_FROM_DEPTH, color.K, SIZE)
+    intrinsics = _intrinsics(color)
     return Observation(
         "other camera", far, frame.rgb, intrinsics, image, aligned, pose, pose, frame, pose
     )
@@ -155,11 +155,11 @@ class Motion:
 def aligned_by_driver(
     depth: FloatArray,
     depth_matrix: FloatArray,
-    colour_from_depth: FloatArray,
-    colour_matrix: FloatArray,
+    color_from_depth: FloatArray,
+    color_matrix: FloatArray,
     size: tuple[int, int],
 ) -> FloatArray:
-    """Align a whole depth image (h, w) to the colour camera as drivers do, (H, W) metres.
+    """Align a whole depth image (h, w) to the color camera as drivers do, (H, W) metres.
 
     Each depth pixel covers the rectangle between its projected corners, the nearest wins
     (librealsense's align, depth_image_proc's register with fill_upsampling_holes).
@@ -171,8 +171,8 @@ def aligned_by_driver(
         rays = np.linalg.inv(depth_matrix) @ np.stack(
             [columns + offset, rows + offset, np.ones(len(z))]
         )
-        points = colour_from_depth[:3, :3] @ (rays * z) + colour_from_depth[:3, 3:]
-        corners.append(np.rint((colour_matrix @ points)[:2] / points[2]).astype(int))
+        points = color_from_depth[:3, :3] @ (rays * z) + color_from_depth[:3, 3:]
+        corners.append(np.rint((color_matrix @ points)[:2] / points[2]).astype(int))
     aligned = np.full(size[::-1], np.inf)
     low, high = corners
     for step_y in range(3):

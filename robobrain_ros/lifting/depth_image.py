@@ -48,9 +48,9 @@ def _check_encoding(raw: NDArray[Any], encoding: str) -> None:
 class DepthImage:
     """A depth image as it came, (H, W); only the pixels that are asked for are ever converted.
 
-    own_intrinsics: None where those of the colour image hold, scaled per axis if the two differ in
-    size. colour_from_depth: (4, 4), rigid, takes points (m) of the depth camera's optical frame to
-    the colour camera's, for another camera or the same one at another moment; None where the two
+    own_intrinsics: None where those of the color image hold, scaled per axis if the two differ in
+    size. color_from_depth: (4, 4), rigid, takes points (m) of the depth camera's optical frame to
+    the color camera's, for another camera or the same one at another moment; None where the two
     are one, which is what everything but registration.py expects. Raises ValueError for an
     encoding or shape that is no depth image.
     """
@@ -58,7 +58,7 @@ class DepthImage:
     array: NDArray[Any]
     encoding: str
     own_intrinsics: Intrinsics | None = None
-    colour_from_depth: FloatArray | None = None
+    color_from_depth: FloatArray | None = None
 
     def __post_init__(self) -> None:
         _check_encoding(self.array, self.encoding)
@@ -71,23 +71,23 @@ class DepthImage:
         height, width = self.array.shape
         return width, height
 
-    def intrinsics(self, colour: Intrinsics) -> Intrinsics:
-        """Return the intrinsics that hold for this array: its own or the colour image's, at its
+    def intrinsics(self, color: Intrinsics) -> Intrinsics:
+        """Return the intrinsics that hold for this array: its own or the color image's, at its
         size.
         """
-        source = self.own_intrinsics or colour
+        source = self.own_intrinsics or color
         if (source.width, source.height) == self.size:
             return source
         return source.scaled(*self.size)
 
-    def locate(self, rays: FloatArray, colour: Intrinsics) -> FloatArray:
-        """Where rays (N, 2) of the colour camera meet this image: pixels (N, 2), NaN outside its
+    def locate(self, rays: FloatArray, color: Intrinsics) -> FloatArray:
+        """Where rays (N, 2) of the color camera meet this image: pixels (N, 2), NaN outside its
         view.
 
-        Colour and depth must share the optical frame. A pixel's width beyond the border still
+        Color and depth must share the optical frame. A pixel's width beyond the border still
         counts as the border, because models answer an image's very edge.
         """
-        pixels = self.intrinsics(colour).project(rays)
+        pixels = self.intrinsics(color).project(rays)
         edge = np.array(self.size) - 1.0
         with np.errstate(invalid="ignore"):
             inside: NDArray[np.bool_] = np.all((pixels >= -1) & (pixels <= edge + 1), axis=1)

@@ -42,32 +42,32 @@ _BOX_SURROUNDINGS = 0.25  # of a box's size, on each side: what segmentation.py 
 def lift_points(
     pixels: ArrayLike,
     depth: DepthImage | None,
-    colour: Intrinsics | None,
+    color: Intrinsics | None,
     target_from_camera: ArrayLike | None,
     parameters: LiftParameters | None = None,
     rgb: NDArray[np.uint8] | None = None,
 ) -> list[LiftedPoint]:
-    """Lift pixels (N, 2) of the colour image; one result each, in order, with a status that says
+    """Lift pixels (N, 2) of the color image; one result each, in order, with a status that says
     how it went.
 
-    depth: of any size, in the colour image's optical frame or with its pose in it; None gives
-    NO_DEPTH_CAMERA. Depths in the results are along the colour camera's axis in any case. colour:
+    depth: of any size, in the color image's optical frame or with its pose in it; None gives
+    NO_DEPTH_CAMERA. Depths in the results are along the color camera's axis in any case. color:
     may be None only without depth. target_from_camera: (4, 4) at the image's stamp; None gives
-    NO_TRANSFORM, with depth and quality. rgb: (H, W, 3) the colour image, which decides where two
+    NO_TRANSFORM, with depth and quality. rgb: (H, W, 3) the color image, which decides where two
     surfaces contest a pixel; DEPTH_HOLE where it can't. Raises ValueError for arguments of the
     wrong shape.
     """
     pixels = _rows(pixels, 2, "pixels")
     if depth is None:
         return [failed_point(pixel, LiftStatus.NO_DEPTH_CAMERA) for pixel in pixels]
-    colour = _required(colour)
-    rays = colour.rays(pixels)
-    if depth.colour_from_depth is not None:
+    color = _required(color)
+    rays = color.rays(pixels)
+    if depth.color_from_depth is not None:
         return _lift_from_elsewhere(
-            pixels, rays, depth, colour, target_from_camera, parameters or LiftParameters(), rgb
+            pixels, rays, depth, color, target_from_camera, parameters or LiftParameters(), rgb
         )
     return _lift(
-        pixels, rays, depth.locate(rays, colour), depth, colour, target_from_camera, parameters, rgb
+        pixels, rays, depth.locate(rays, color), depth, color, target_from_camera, parameters, rgb
     )
 
 
@@ -75,28 +75,28 @@ def _lift_from_elsewhere(
     pixels: FloatArray,
     rays: FloatArray,
     depth: DepthImage,
-    colour: Intrinsics,
+    color: Intrinsics,
     target_from_camera: ArrayLike | None,
     parameters: LiftParameters,
     rgb: NDArray[np.uint8] | None,
 ) -> list[LiftedPoint]:
     """Lift pixels by the depth of another camera or moment, registered around them."""
     points = np.tile(pixels, 2) + [-1, -1, 1, 1]
-    margin = parameters.max_patch_radius * cell_size(depth, colour)
-    near, seen = registered(depth, colour, points, parameters, margin)
-    located = near.locate(rays, colour)
+    margin = parameters.max_patch_radius * cell_size(depth, color)
+    near, seen = registered(depth, color, points, parameters, margin)
+    located = near.locate(rays, color)
     located[~seen] = np.nan
-    return _lift(pixels, rays, located, near, colour, target_from_camera, parameters, rgb, depth)
+    return _lift(pixels, rays, located, near, color, target_from_camera, parameters, rgb, depth)
 
 
 def lift_boxes(
     boxes: ArrayLike,
     depth: DepthImage | None,
-    colour: Intrinsics | None,
+    color: Intrinsics | None,
     target_from_camera: ArrayLike | None,
     parameters: LiftParameters | None = None,
 ) -> list[LiftedRegion]:
-    """Lift boxes (M, 4) x1, y1, x2, y2 of the colour image to the object that each one shows.
+    """Lift boxes (M, 4) x1, y1, x2, y2 of the color image to the object that each one shows.
 
     The object is told from the plane it stands on and from what is behind it by depth. A box's
     coordinates are of edges, 0 to W, while those of points are of pixel centres: the centre of
@@ -107,17 +107,17 @@ def lift_boxes(
         return [
             _region(box, failed_point(_centre(box), LiftStatus.NO_DEPTH_CAMERA)) for box in boxes
         ]
-    colour = _required(colour)
-    if depth.colour_from_depth is None:
-        return [_lift_box(box, depth, colour, target_from_camera, parameters) for box in boxes]
+    color = _required(color)
+    if depth.color_from_depth is None:
+        return [_lift_box(box, depth, color, target_from_camera, parameters) for box in boxes]
     parameters = parameters or LiftParameters()
     margins = np.maximum(
         _BOX_SURROUNDINGS * np.abs(boxes[:, 2:] - boxes[:, :2]),
-        parameters.max_patch_radius * cell_size(depth, colour),
+        parameters.max_patch_radius * cell_size(depth, color),
     )
-    near, seen = registered(depth, colour, boxes - 0.5, parameters, margins)
+    near, seen = registered(depth, color, boxes - 0.5, parameters, margins)
     return [
-        _lift_box(box, near, colour, target_from_camera, parameters, depth)
+        _lift_box(box, near, color, target_from_camera, parameters, depth)
         if inside
         else _region(box, failed_point(_centre(box), LiftStatus.OUTSIDE_DEPTH_VIEW))
         for box, inside in zip(boxes, seen)
@@ -127,21 +127,21 @@ def lift_boxes(
 def _lift_box(
     box: FloatArray,
     depth: DepthImage,
-    colour: Intrinsics,
+    color: Intrinsics,
     target_from_camera: ArrayLike | None,
     parameters: LiftParameters | None,
     source: DepthImage | None = None,
 ) -> LiftedRegion:
-    seen = _box_in_depth(box, depth, colour)
+    seen = _box_in_depth(box, depth, color)
     if seen is None:
         return _region(box, failed_point(_centre(box), LiftStatus.OUTSIDE_DEPTH_VIEW))
-    intrinsics = depth.intrinsics(colour)
+    intrinsics = depth.intrinsics(color)
     surface = surface_in_box(depth, intrinsics, seen, parameters or LiftParameters())
     located = (_middle(seen) if surface.pixel is None else surface.pixel)[None]
     rays = intrinsics.rays(located)
-    pixels = colour.project(rays)
+    pixels = color.project(rays)
     point = _lift(
-        pixels, rays, located, depth, colour, target_from_camera, parameters, source=source
+        pixels, rays, located, depth, color, target_from_camera, parameters, source=source
     )[0]
     if surface.pixel is None and point.status in (LiftStatus.OK, LiftStatus.NO_TRANSFORM):
         point = failed_point(point.pixel, LiftStatus.DEPTH_HOLE)
@@ -153,7 +153,7 @@ def _lift_box(
     return _region(box, point, surface.valid_fraction, (low + high) / 2, high - low)
 
 
-def _box_in_depth(box: FloatArray, depth: DepthImage, colour: Intrinsics) -> FloatArray | None:
+def _box_in_depth(box: FloatArray, depth: DepthImage, color: Intrinsics) -> FloatArray | None:
     """Map a box of edges to depth pixels, whose centres are whole numbers: cut at the borders of
     both images and at least a few pixels wide.
 
@@ -161,10 +161,10 @@ def _box_in_depth(box: FloatArray, depth: DepthImage, colour: Intrinsics) -> Flo
     """
     corners = np.sort(box.reshape(2, 2), axis=0) - 0.5
     # A comparison with NaN is false, so a box that isn't a number is refused here too.
-    if not ((corners[0] <= [colour.width, colour.height]) & (corners[1] >= -1)).all():
+    if not ((corners[0] <= [color.width, color.height]) & (corners[1] >= -1)).all():
         return None
-    border = np.array([colour.width, colour.height]) - 0.5
-    mapped = depth.intrinsics(colour).project(colour.rays(np.clip(corners, -0.5, border)))
+    border = np.array([color.width, color.height]) - 0.5
+    mapped = depth.intrinsics(color).project(color.rays(np.clip(corners, -0.5, border)))
     if not ((mapped[0] <= depth.size) & (mapped[1] >= -1)).all():
         return None
     last = np.array(depth.size) - 1
@@ -178,13 +178,13 @@ def _lift(
     rays: FloatArray,
     located: FloatArray,
     depth: DepthImage,
-    colour: Intrinsics,
+    color: Intrinsics,
     target_from_camera: ArrayLike | None,
     parameters: LiftParameters | None,
     rgb: NDArray[np.uint8] | None = None,
     source: DepthImage | None = None,
 ) -> list[LiftedPoint]:
-    """Lift colour pixels (N, 2) with their rays (N, 2) and depth pixels (N, 2; NaN outside its
+    """Lift color pixels (N, 2) with their rays (N, 2) and depth pixels (N, 2; NaN outside its
     view). source: what the depth was registered from, if it was.
     """
     parameters = parameters or LiftParameters()
@@ -193,10 +193,10 @@ def _lift(
     if not seen.any():
         return [failed_point(pixel, LiftStatus.OUTSIDE_DEPTH_VIEW) for pixel in pixels]
     asked, arms, located = pixels[seen], rays[seen], located[seen]
-    intrinsics = depth.intrinsics(colour)
+    intrinsics = depth.intrinsics(color)
     evidence = None
     if rgb is not None:
-        image = ColorImage(rgb, colour, intrinsics)
+        image = ColorImage(rgb, color, intrinsics)
 
         def evidence(row: int, radius: int) -> Evidence:
             return image.evidence(asked[row], located[row], radius)
@@ -206,11 +206,11 @@ def _lift(
     if source is not None:
         # Beside a hole a surface may have been carried on to where it can't be.
         points = surfaces.depth[:, None] * np.column_stack([arms, np.ones(len(arms))])
-        inside, through = against_view(points, source, colour, parameters)
+        inside, through = against_view(points, source, color, parameters)
         outside = ~inside & np.isfinite(surfaces.depth)
         surfaces.depth[through] = np.nan
     statuses = _statuses(surfaces.depth, outside, target is not None, parameters)
-    placed = iter(_placed(asked, arms, surfaces, statuses, target, colour, parameters))
+    placed = iter(_placed(asked, arms, surfaces, statuses, target, color, parameters))
     return [
         next(placed) if is_seen else failed_point(pixel, LiftStatus.OUTSIDE_DEPTH_VIEW)
         for pixel, is_seen in zip(pixels, seen)
@@ -243,7 +243,7 @@ def _placed(
     surfaces: Surfaces,
     statuses: list[LiftStatus],
     target: FloatArray | None,
-    colour: Intrinsics,
+    color: Intrinsics,
     parameters: LiftParameters,
 ) -> list[LiftedPoint]:
     """Put the surfaces at pixels (N, 2) with rays (N, 2) into the target frame."""
@@ -254,7 +254,7 @@ def _placed(
     positions = (surfaces.depth[:, None] * arms) @ rotation.T + frame[:3, 3]
     orientations = _orientations(surfaces.normals, rotation)
     has_normal = np.isfinite(surfaces.normals[:, 0]).tolist()
-    covariances = rotation @ _covariances(arms, surfaces, colour, parameters) @ rotation.T
+    covariances = rotation @ _covariances(arms, surfaces, color, parameters) @ rotation.T
     depths, spreads = surfaces.depth.tolist(), surfaces.spread.tolist()
     shares = surfaces.valid_fraction.tolist()
     points = []
@@ -280,7 +280,7 @@ def _placed(
 
 
 def _covariances(
-    arms: FloatArray, surfaces: Surfaces, colour: Intrinsics, parameters: LiftParameters
+    arms: FloatArray, surfaces: Surfaces, color: Intrinsics, parameters: LiftParameters
 ) -> FloatArray:
     """Covariances (N, 3, 3) in the camera frame of the points depth * arms (N, 3; z = 1).
 
@@ -291,7 +291,7 @@ def _covariances(
     sigma = np.maximum(parameters.sigma(surfaces.depth), surfaces.spread)
     along = sigma[:, None] * arms
     lateral = np.zeros_like(arms)
-    lateral[:, :2] = surfaces.depth[:, None] * parameters.pixel_noise / np.diag(colour.matrix)[:2]
+    lateral[:, :2] = surfaces.depth[:, None] * parameters.pixel_noise / np.diag(color.matrix)[:2]
     covariances: FloatArray = along[:, :, None] * along[:, None, :]
     covariances += (lateral**2)[:, :, None] * np.eye(3)
     return covariances
@@ -362,7 +362,7 @@ def _rows(values: ArrayLike, columns: int, name: str) -> FloatArray:
     return rows
 
 
-def _required(colour: Intrinsics | None) -> Intrinsics:
-    if colour is None:
-        raise ValueError("Depth can't be lifted without the intrinsics of the colour image.")
-    return colour
+def _required(color: Intrinsics | None) -> Intrinsics:
+    if color is None:
+        raise ValueError("Depth can't be lifted without the intrinsics of the color image.")
+    return color

@@ -60,7 +60,7 @@ def surfaces_at(
 ) -> Surfaces:
     """Find the surface that each pixel belongs to.
 
-    pixels: (N, 2) inside the depth image. rays: (N, 2) of exactly those pixels. evidence: colours
+    pixels: (N, 2) inside the depth image. rays: (N, 2) of exactly those pixels. evidence: colors
     for the patch of a radius (second argument) around a pixel (first: its row), where two surfaces
     contest it. Patches grow only where the smaller one doesn't settle whose the pixel is.
     """
@@ -103,7 +103,7 @@ class _Search:
             settled = alone
         contested = np.flatnonzero(~settled)
         radii = [radius for radius in parameters.radii() if radius > small or not self.evidence]
-        # Colours tell more the more of the surfaces they show.
+        # Colors tell more the more of the surfaces they show.
         for radius in radii[-1:] if self.evidence else radii:
             if not contested.size:
                 break

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Depth of another camera, or of another moment, as the colour camera would see it.
+"""Depth of another camera, or of another moment, as the color camera would see it.
 
-Only what the colour camera looks at through the boxes asked for is ever converted: which depth
+Only what the color camera looks at through the boxes asked for is ever converted: which depth
 pixels those can be follows from the two cameras; what becomes of them is in splatting.py.
 """
 
@@ -25,7 +25,7 @@ from robobrain_ros.lifting.splatting import (
 )
 from robobrain_ros.lifting.transforms import checked_rigid
 
-_GRAZING = 0.02  # a depth camera sees nothing at less than this share of its distance to colour
+_GRAZING = 0.02  # a depth camera sees nothing at less than this share of its distance to color
 _FARTHEST = 1e6  # pixels; no lens has an outline beyond, but the numbers of a camera info may
 # Corner pairs of a cuboid whose corners are numbered by bits: x, y, inverse depth.
 _EDGES = np.array([(i, i | 1 << bit) for bit in range(3) for i in range(8) if not i >> bit & 1])
@@ -33,31 +33,31 @@ _EDGES = np.array([(i, i | 1 << bit) for bit in range(3) for i in range(8) if no
 
 def registered(
     depth: DepthImage,
-    colour: Intrinsics,
+    color: Intrinsics,
     boxes: FloatArray,
     parameters: LiftParameters,
     margins: ArrayLike = 0.0,
 ) -> tuple[DepthImage, BoolArray]:
-    """Return what the depth image knows inside boxes of the colour image, as the colour camera sees
+    """Return what the depth image knows inside boxes of the color image, as the color camera sees
     it, and which of the boxes (M,) it can see.
 
-    boxes: (M, 4) x1, y1, x2, y2 in pixels of the colour image, whose centres are whole numbers.
+    boxes: (M, 4) x1, y1, x2, y2 in pixels of the color image, whose centres are whole numbers.
     margins: pixels around each box that are looked at as well; broadcast to (M, 2), across and
-    down. The result is in the colour camera's optical frame and has its intrinsics, scaled to about
+    down. The result is in the color camera's optical frame and has its intrinsics, scaled to about
     the depth camera's angular resolution but never above its own; it is NaN outside the boxes,
-    where the depth camera measured nothing, and where something nearer to it hid what colour sees.
+    where the depth camera measured nothing, and where something nearer to it hid what color sees.
     A box (without its margin) counts as seen when any of it is inside the depth camera's view at
-    any depth from min_depth to max_depth. Raises ValueError for a colour_from_depth that isn't
+    any depth from min_depth to max_depth. Raises ValueError for a color_from_depth that isn't
     rigid.
     """
-    pose = checked_rigid(np.eye(4) if depth.colour_from_depth is None else depth.colour_from_depth)
-    grid = _grid(depth, colour)
-    views = Views(depth.intrinsics(colour), grid, pose[:3, :3], pose[:3, 3])
+    pose = checked_rigid(np.eye(4) if depth.color_from_depth is None else depth.color_from_depth)
+    grid = _grid(depth, color)
+    views = Views(depth.intrinsics(color), grid, pose[:3, :3], pose[:3, 3])
     array = np.full((grid.height, grid.width), np.nan, np.float32)
     boxes = np.sort(np.asarray(boxes, dtype=np.float64).reshape(-1, 2, 2), axis=1)
     margin = np.broadcast_to(margins, boxes[:, 0].shape)
     wide = boxes + np.stack([-margin, margin], axis=1)
-    rectangles, inside = _rectangles(np.stack([wide, boxes]), colour, grid)
+    rectangles, inside = _rectangles(np.stack([wide, boxes]), color, grid)
     known = inside[1]
     seen = np.zeros(len(known), bool)
     if known.any():
@@ -67,21 +67,21 @@ def registered(
     return DepthImage(array, "32FC1", grid), seen
 
 
-def cell_size(depth: DepthImage, colour: Intrinsics) -> float:
-    """The size of a registered depth pixel in pixels of the colour image."""
-    return max(1.0, colour.focal / depth.intrinsics(colour).focal)
+def cell_size(depth: DepthImage, color: Intrinsics) -> float:
+    """The size of a registered depth pixel in pixels of the color image."""
+    return max(1.0, color.focal / depth.intrinsics(color).focal)
 
 
 def against_view(
-    points: FloatArray, depth: DepthImage, colour: Intrinsics, parameters: LiftParameters
+    points: FloatArray, depth: DepthImage, color: Intrinsics, parameters: LiftParameters
 ) -> tuple[BoolArray, BoolArray]:
-    """Compare points (N, 3; m, colour camera's optical frame) with what the depth camera saw.
+    """Compare points (N, 3; m, color camera's optical frame) with what the depth camera saw.
 
     Returns which of them (N,) are inside its view, and which of those can't be there, because it
     looked through them at something farther away. Points that are NaN are neither.
     """
-    pose = np.eye(4) if depth.colour_from_depth is None else depth.colour_from_depth
-    own = depth.intrinsics(colour)
+    pose = np.eye(4) if depth.color_from_depth is None else depth.color_from_depth
+    own = depth.intrinsics(color)
     there = (points - pose[:3, 3]) @ pose[:3, :3]
     z = np.where(there[:, 2] > NEAREST, there[:, 2], np.nan)
     pixels = own.project(there[:, :2] / z[:, None])
@@ -97,20 +97,20 @@ def against_view(
     return inside, through
 
 
-def _grid(depth: DepthImage, colour: Intrinsics) -> Intrinsics:
-    size = cell_size(depth, colour)
-    width, height = (max(1, round(side / size)) for side in (colour.width, colour.height))
-    same = (width, height) == (colour.width, colour.height)
-    return colour if same else colour.scaled(width, height)
+def _grid(depth: DepthImage, color: Intrinsics) -> Intrinsics:
+    size = cell_size(depth, color)
+    width, height = (max(1, round(side / size)) for side in (color.width, color.height))
+    same = (width, height) == (color.width, color.height)
+    return color if same else color.scaled(width, height)
 
 
 def _rectangles(
-    boxes: FloatArray, colour: Intrinsics, grid: Intrinsics
+    boxes: FloatArray, color: Intrinsics, grid: Intrinsics
 ) -> tuple[FloatArray, BoolArray]:
-    """Boxes (..., 2, 2; two corners) of the colour image as first and last column and row of the
+    """Boxes (..., 2, 2; two corners) of the color image as first and last column and row of the
     grid (..., 4), and which of them are in it.
     """
-    scale = np.array([grid.width / colour.width, grid.height / colour.height])
+    scale = np.array([grid.width / color.width, grid.height / color.height])
     low, high = np.moveaxis((boxes + 0.5) * scale - 0.5, -2, 0)
     last = np.array([grid.width, grid.height]) - 1.0
     with np.errstate(invalid="ignore"):

@@ -32,7 +32,7 @@ class DepthScene:
     """See `core.observations.Scene`.
 
     depth, intrinsics: None without a depth camera; `depth_status` then says why. intrinsics: of the
-    colour image. target_from_camera: (4, 4), optical frame to target frame in metres, None without
+    color image. target_from_camera: (4, 4), optical frame to target frame in metres, None without
     a transform.
     """
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which of the surfaces around a pixel of a depth image is the pixel's own.
 
-A stereo camera's edges are off by a pixel or two, its holes have no depth at all, but the colour
-image is sharp, and it is what the model looked at: where two surfaces contest a pixel, colour
-decides, and where colour can't tell, nothing is claimed.
+A stereo camera's edges are off by a pixel or two, its holes have no depth at all, but the color
+image is sharp, and it is what the model looked at: where two surfaces contest a pixel, color
+decides, and where color can't tell, nothing is claimed.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _CONTESTED = 2  # depth pixels: how far off a stereo camera's edges are
 _SPECKLE = 3  # holes; more of them near a pixel may be an edge's shadow
 _REACH = 3  # depth pixels beyond the nearest surface to where others contest it
 # Logits of a pixel's belonging to a surface: for each depth pixel of distance, for being among the
-# surface's own, for the logarithm of the barrier of colour before it, and for belonging to none
+# surface's own, for the logarithm of the barrier of color before it, and for belonging to none
 # that was measured. Fitted by multinomial logistic regression to 3,378 contested pixels of
 # simulated stereo depth. `_SURE` leaves one in a hundred of them wrong.
 _PER_PIXEL, _INSIDE, _PER_BARRIER, _NONE = -0.23, 1.67, -1.94, -6.5
 _SURE = 0.968
 _SAME_DEPTH = 0.015
-_COLOUR_NOISE = 5.0  # grey levels, of 255
-_FARTHEST_COLOUR = 60.0
+_COLOR_NOISE = 5.0  # grey levels, of 255
+_FARTHEST_COLOR = 60.0
 _SQUARE, _WIDE_SQUARE = np.ones((3, 3), np.uint8), np.ones((5, 5), np.uint8)
 _LEAST_INSIDE, _WAYS = 8, 16  # pixels
 _ALONG = np.linspace(1 / 12, 1, 12)
@@ -40,7 +40,7 @@ _ALONG = np.linspace(1 / 12, 1, 12)
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Colours for one patch. own: (3,) at the pixel asked about. around: (S, S, 3)."""
+    """Colors for one patch. own: (3,) at the pixel asked about. around: (S, S, 3)."""
 
     own: FloatArray
     around: FloatArray
@@ -48,34 +48,34 @@ class Evidence:
 
 @dataclass(frozen=True, eq=False)
 class ColorImage:
-    """The colour image that belongs to a depth grid.
+    """The color image that belongs to a depth grid.
 
-    rgb: (H, W, 3) uint8. colour: its intrinsics. grid: those of the depth pixels; both share the
+    rgb: (H, W, 3) uint8. color: its intrinsics. grid: those of the depth pixels; both share the
     optical frame.
     """
 
     rgb: NDArray[np.uint8]
-    colour: Intrinsics
+    color: Intrinsics
     grid: Intrinsics
 
     def evidence(self, asked: FloatArray, located: FloatArray, radius: int) -> Evidence:
-        """Colours for a patch around the depth pixel `located` (2,), at the colour pixel `asked`
+        """Colors for a patch around the depth pixel `located` (2,), at the color pixel `asked`
         (2,).
         """
         steps = np.arange(-radius, radius + 1)
         columns, rows = np.rint(located)[:, None] + steps
-        if self.grid.distortion.size or self.colour.distortion.size:
+        if self.grid.distortion.size or self.color.distortion.size:
             pixels = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2)
-            u, v = self.colour.project(self.grid.rays(pixels)).T.reshape(2, len(steps), -1)
-        elif self.grid is self.colour:
+            u, v = self.color.project(self.grid.rays(pixels)).T.reshape(2, len(steps), -1)
+        elif self.grid is self.color:
             u, v = columns, rows[:, None]
         else:
-            u = _across(columns, self.grid, self.colour, 0)
-            v = _across(rows, self.grid, self.colour, 1)[:, None]
+            u = _across(columns, self.grid, self.color, 0)
+            v = _across(rows, self.grid, self.color, 1)[:, None]
         return Evidence(self._at(*asked), self._at(u, v))
 
     def _at(self, u: FloatArray, v: FloatArray) -> FloatArray:
-        """Colours (..., 3) of the colour pixels nearest to (u, v)."""
+        """Colors (..., 3) of the color pixels nearest to (u, v)."""
         height, width = self.rgb.shape[:2]
         # fmax makes a zero of a ray that the lens can't have.
         columns = np.fmin(np.fmax(np.rint(u), 0), width - 1).astype(np.intp)
@@ -240,7 +240,7 @@ def _likeliest(
     scores = [
         _PER_PIXEL * piece.distance
         + _INSIDE * (piece.distance == 0)
-        + _PER_BARRIER * math.log1p(barrier / _COLOUR_NOISE)
+        + _PER_BARRIER * math.log1p(barrier / _COLOR_NOISE)
         for piece, barrier in zip(pieces, barriers, strict=True)
     ]
     shares = np.exp(np.array([*scores, _NONE]))
@@ -251,7 +251,7 @@ def _likeliest(
 
 
 def _barriers(wanted: list[int], labels: NDArray[np.int32], evidence: Evidence) -> list[float]:
-    """How far, in grey levels, colour departs from the asked pixel's on the way to each surface.
+    """How far, in grey levels, color departs from the asked pixel's on the way to each surface.
 
     The intervening contour cue (Leung and Malik, ECCV 1998), over straight ways to those pixels of
     a surface's inside that are nearest: its edge may be another's.
@@ -270,7 +270,7 @@ def _barriers(wanted: list[int], labels: NDArray[np.int32], evidence: Evidence) 
         if len(ends) < _LEAST_INSIDE:
             ends = np.flatnonzero(inside[1] == label)
         if not len(ends):
-            barriers.append(_FARTHEST_COLOUR)
+            barriers.append(_FARTHEST_COLOR)
             continue
         ways = np.rint(steps[ends[:_WAYS], None] * _ALONG[:, None]).astype(np.intp) + radius
         departures = evidence.around[ways[..., 0], ways[..., 1]] - evidence.own

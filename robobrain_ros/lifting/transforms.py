@@ -128,7 +128,7 @@ class TransformLookup:
                 target_frame, target_stamp, source_frame, source_stamp, fixed
             ),
             f"No transform from '{source_frame}' at the depth's stamp over '{fixed}' to "
-            f"'{target_frame}' at the colour image's",
+            f"'{target_frame}' at the color image's",
         )
 
     def _matrix(self, look_up: Callable[[], Any], what: str) -> FloatArray:

@@ -37,9 +37,9 @@ def info(fx=60.0, fy=60.0, cx=32.0, cy=24.0, d=(), model="plumb_bob", width=64, 
     return SimpleNamespace(k=k, d=d, distortion_model=model, width=width, height=height, **more)
 
 
-def assert_lifts(depth: DepthImage, colour: Intrinsics) -> None:
-    points = lift_points(PIXELS, depth, colour, np.eye(4), None, np.zeros((48, 64, 3), np.uint8))
-    regions = lift_boxes(BOXES, depth, colour, np.eye(4))
+def assert_lifts(depth: DepthImage, color: Intrinsics) -> None:
+    points = lift_points(PIXELS, depth, color, np.eye(4), None, np.zeros((48, 64, 3), np.uint8))
+    regions = lift_boxes(BOXES, depth, color, np.eye(4))
     assert (len(points), len(regions)) == (len(PIXELS), len(BOXES))
     for lifted in (*points, *regions):
         assert (lifted.position is not None) == (lifted.status is LiftStatus.OK)
@@ -77,10 +77,10 @@ def test_any_camera_info_is_refused_or_lifts_to_numbers(fx, fy, cx, cy, d, fishe
     with np.errstate(all="ignore"):
         try:
             given = info(fx, fy, cx, cy, d, "fisheye" if fisheye else "plumb_bob")
-            colour = Intrinsics.from_camera_info(given).fitted(*SIZE)
+            color = Intrinsics.from_camera_info(given).fitted(*SIZE)
         except ValueError:
             return
-        assert_lifts(DepthImage(HOLED.astype(np.float32), "32FC1"), colour)
+        assert_lifts(DepthImage(HOLED.astype(np.float32), "32FC1"), color)
 
 
 @settings(deadline=None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose a pixel is, where depth is wrong or missing but the colour image shows it."""
+"""Whose a pixel is, where depth is wrong or missing but the color image shows it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EDGE = 400  # the first column that shows what is behind
 
 
 def scene(depth_edge=EDGE, front=RED, behind=GREY):
-    """A box before a wall: its depth ends at `depth_edge`, what the colour camera sees at EDGE."""
+    """A box before a wall: its depth ends at `depth_edge`, what the color camera sees at EDGE."""
     columns = np.arange(640)
     depth = np.where(columns < depth_edge, NEAR, FAR) * np.ones((480, 1))
     rgb = np.where((columns < EDGE)[:, None], front, behind) * np.ones((480, 1, 1))
@@ -32,7 +32,7 @@ def lift(pixel, depth, rgb, intrinsics=CAMERA):
 class TestAtAnEdge:
     @pytest.mark.parametrize("fattened", [-2, -1, 0, 1, 2])
     @pytest.mark.parametrize("beside", [-3, -2, -1, 0, 1, 2])
-    def test_colour_tells_what_a_ragged_depth_edge_has_wrong(self, fattened, beside):
+    def test_color_tells_what_a_ragged_depth_edge_has_wrong(self, fattened, beside):
         lifted = lift((EDGE + beside, 240), *scene(depth_edge=EDGE + fattened))
         exact = NEAR if beside < 0 else FAR
         depth_is_right = (beside < fattened) == (beside < 0)
@@ -47,18 +47,18 @@ class TestAtAnEdge:
         lifted = lift((beside, 240), *scene(depth_edge=EDGE + fattened))
         assert lifted.depth == pytest.approx(NEAR if beside < EDGE else FAR, abs=1e-3)
 
-    def test_nothing_is_claimed_where_colour_contradicts_both(self):
+    def test_nothing_is_claimed_where_color_contradicts_both(self):
         depth, rgb = scene()
         rgb[236:245, 397:404] = (20, 200, 60)  # a sticker across the edge, it seems
         assert lift((EDGE, 240), depth, rgb).status is LiftStatus.DEPTH_HOLE
 
-    def test_away_from_edges_colour_does_not_matter(self):
+    def test_away_from_edges_color_does_not_matter(self):
         depth, rgb = scene()
         rgb[238:243, 348:353] = (0, 255, 0)
         lifted = lift((350, 240), depth, rgb)
         assert lifted.depth == pytest.approx(NEAR, abs=1e-3)
 
-    def test_the_colour_image_may_be_larger_than_the_depth(self):
+    def test_the_color_image_may_be_larger_than_the_depth(self):
         depth, rgb = scene(depth_edge=EDGE + 1)
         large = np.repeat(np.repeat(rgb, 2, axis=0), 2, axis=1)
         lifted = lift((2 * EDGE + 1, 480), depth, large, CAMERA.scaled(1280, 960))
@@ -67,13 +67,13 @@ class TestAtAnEdge:
 
 class TestInAHole:
     @pytest.mark.parametrize(("column", "z"), [(EDGE - 1, NEAR), (EDGE, FAR)])
-    def test_between_two_surfaces_colour_decides(self, column, z):
+    def test_between_two_surfaces_color_decides(self, column, z):
         depth, rgb = scene()
         depth[:, EDGE - 2 : EDGE + 2] = np.nan
         lifted = lift((column, 240), depth, rgb)
         assert lifted.depth == pytest.approx(z, abs=1e-3)
 
-    def test_between_two_surfaces_of_one_colour_nothing_is_claimed(self):
+    def test_between_two_surfaces_of_one_color_nothing_is_claimed(self):
         depth, rgb = scene(front=GREY)
         depth[:, EDGE - 3 : EDGE + 3] = np.nan
         assert lift((EDGE, 240), depth, rgb).status is LiftStatus.DEPTH_HOLE
