@@ -15,9 +15,8 @@ from enum import Enum
 import numpy as np
 from numpy.typing import ArrayLike
 
-from robobrain_ros.core.arrays import BoolArray, FloatArray
+from robobrain_ros.core.arrays import BoolArray, FloatArray, arc_lengths
 from robobrain_ros.core.results import IDENTITY_QUATERNION, LiftedPoint
-from robobrain_ros.lifting.polylines import arc_lengths
 from robobrain_ros.lifting.transforms import checked_rigid
 
 

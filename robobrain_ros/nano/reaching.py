@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from robobrain_ros.lifting.polylines import arc_lengths
+from robobrain_ros.core.arrays import arc_lengths
 from robobrain_ros.nano.views import View
 
 WAYPOINTS = 5

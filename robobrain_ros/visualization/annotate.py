@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from robobrain_ros.core.arrays import arc_lengths
 from robobrain_ros.core.results import Result
 from robobrain_ros.core.tasks import TaskKind
-from robobrain_ros.lifting.polylines import arc_lengths
 from robobrain_ros.tf_projection import LiftedPoint, LiftedRegion, LiftStatus
 from robobrain_ros.visualization import painting
 from robobrain_ros.visualization.lettering import Lettering

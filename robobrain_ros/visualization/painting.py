@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robobrain_ros.lifting.polylines import arc_lengths
+from robobrain_ros.core.arrays import arc_lengths
 from robobrain_ros.visualization.lettering import Lettering
 from robobrain_ros.visualization.style import WHITE, Colour, mixed
 
