@@ -19,9 +19,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from lift_views import FloatArray, Observation, difficulties, observations
+from lift_views import Observation, difficulties, observations
 from scipy.spatial.transform import Rotation
 
+from robobrain_ros.core.arrays import FloatArray
 from robobrain_ros.sim.depth_sensor import StereoDepthSensor
 from robobrain_ros.sim.truth import mask_box
 from robobrain_ros.tf_projection import (

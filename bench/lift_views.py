@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from robobrain_ros.core.arrays import BoolArray, FloatArray, RgbImage
 from robobrain_ros.sim.depth_sensor import StereoDepthSensor
 from robobrain_ros.sim.tabletop import Frame, Tabletop
 from robobrain_ros.tf_projection import DepthImage, Intrinsics
 
-FloatArray = NDArray[np.float64]
-
-FIRST_SEED = 2_300_000  # other scenes than those that ownership.py's weights were fitted to
+FIRST_SEED = 2_300_000  # other scenes than those that surface_selection.py's weights were fitted to
 SIZE, DEPTH_SIZE = (640, 480), (512, 384)
 CLOSER, FAR = (0.55, 1.1), (1.7, 2.2)  # of the scene's own camera distance, 0.8 to 1.05 m
 _LOOK_AT = np.array([0.0, 0.0, 0.03])  # the middle of the objects, table frame
@@ -45,7 +44,7 @@ class Observation:
 
     setup: str
     far: bool
-    rgb: NDArray[np.uint8]
+    rgb: RgbImage
     intrinsics: Intrinsics
     depth: DepthImage
     aligned: FloatArray
@@ -213,9 +212,7 @@ def _unit(vector: FloatArray) -> FloatArray:
     return vector / np.linalg.norm(vector)
 
 
-def difficulties(
-    seen: Observation, nearest: float, farthest: float
-) -> dict[str, NDArray[np.bool_]]:
+def difficulties(seen: Observation, nearest: float, farthest: float) -> dict[str, BoolArray]:
     """Masks (H, W) of the pixels at these true depths (m) that are easy or hard in some way.
 
     flat: no jump in depth within 8 pixels. edge: a jump within 4, on either side of it. thin: on

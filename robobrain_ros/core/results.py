@@ -42,7 +42,7 @@ class LiftedPoint:
     depth. spread: m, robust standard deviation of the surface's depths about its local plane.
     covariance: (3, 3) m^2 of the position in the target frame. Depth, spread and covariance are 0
     where unknown; depth and spread are known for NO_TRANSFORM. interpolated: the position was put
-    between its neighbours (paths.py); status then says what the depth at the pixel itself gave.
+    between its neighbours (trajectories.py); status then says what the depth at the pixel itself gave.
     """
 
     pixel: FloatArray
@@ -82,6 +82,9 @@ class LiftedRegion:
     valid_fraction: float
     spread: float
     covariance: FloatArray
+
+
+Lifted = LiftedPoint | LiftedRegion
 
 
 def failed_point(

@@ -32,7 +32,7 @@ from robobrain_ros.core.errors import BrainError, ErrorCode
 from robobrain_ros.core.input_text import object_name
 from robobrain_ros.core.observations import Observation
 from robobrain_ros.core.requests import Generation
-from robobrain_ros.core.results import Result
+from robobrain_ros.core.results import Lifted, Result
 from robobrain_ros.core.tasks import TASKS, AnswerType
 from robobrain_ros.msg import LiftedPoint as LiftedPointMsg
 from robobrain_ros.msg import LiftedRegion as LiftedRegionMsg
@@ -51,7 +51,6 @@ from robobrain_ros.tf_projection import (
 )
 
 _BRIDGE = CvBridge()
-Lifted = LiftedPoint | LiftedRegion
 
 
 def rgb_from(message: Image | CompressedImage) -> NDArray[np.uint8]:

@@ -18,9 +18,9 @@ from scipy.spatial.transform import Rotation
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from robobrain_ros.core.results import Result
+from robobrain_ros.core.results import Lifted, Result
 from robobrain_ros.core.tasks import TaskKind
-from robobrain_ros.ros.conversions import Lifted, box_3d, point_message, pose_of
+from robobrain_ros.ros.conversions import box_3d, point_message, pose_of
 from robobrain_ros.tf_projection import LiftedRegion
 from robobrain_ros.visualization.style import (
     PALETTE,

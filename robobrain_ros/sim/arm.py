@@ -10,14 +10,12 @@ from dataclasses import dataclass
 import mink
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
 
+from robobrain_ros.core.arrays import BoolArray, FloatArray
 from robobrain_ros.sim.grasping import Grasp
 from robobrain_ros.sim.obstacles import Obstacles
 from robobrain_ros.sim.physics import ARM_JOINTS, GRIP_SITE, add_arm
 from robobrain_ros.sim.pool import ARM_BASE
-
-FloatArray = NDArray[np.float64]
 
 PRE_GRASP, LIFT = 0.10, 0.15  # metres before the grasp and above it
 
@@ -63,7 +61,7 @@ class Arm:
         self._posture = mink.PostureTask(model, cost=1e-3)
         self._limits = [mink.ConfigurationLimit(model, min_distance_from_limits=0.02)]
 
-    def covers(self, points: FloatArray, joints: Sequence[float]) -> NDArray[np.bool_]:
+    def covers(self, points: FloatArray, joints: Sequence[float]) -> BoolArray:
         """Which points (N, 3) are of the arm itself at these joints (7,), or just beside it."""
         model, data = self._configuration.model, self._configuration.data
         self._configuration.update(self._full(joints))

@@ -18,9 +18,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from robobrain_ros.core.arrays import BoolArray, FloatArray
 
 YAW_STEP = np.radians(7.5)
 """Boxes are asked for at multiples of this."""
@@ -63,7 +62,7 @@ class Extent:
         """The same box with its axes named the other way around, a quarter turn on."""
         return replace(self, yaw=self.yaw + np.pi / 2, size=self.size[[1, 0, 2]])
 
-    def contains(self, points: FloatArray, margin: float) -> NDArray[np.bool_]:
+    def contains(self, points: FloatArray, margin: float) -> BoolArray:
         """Which points (N, 3) are in the box or within a margin of it."""
         offsets = points - self.centre
         axes = np.stack([_level(self.yaw), _level(self.yaw + np.pi / 2)], axis=1)

@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from robobrain_ros.core.arrays import BoolArray, FloatArray
 from robobrain_ros.sim.grasping import Extent, Grasp
-
-FloatArray = NDArray[np.float64]
 
 _STRIDE = 2  # pixels
 _LOWEST, _HIGHEST = 0.015, 0.40  # above the table's noise; and no higher than anything stands
@@ -45,7 +43,7 @@ class Obstacles:
         points = points @ table_from_optical[:3, :3].T + table_from_optical[:3, 3]
         return cls(points[(points[:, 2] > _LOWEST) & (points[:, 2] < _HIGHEST)])
 
-    def without(self, covered: NDArray[np.bool_]) -> Obstacles:
+    def without(self, covered: BoolArray) -> Obstacles:
         """Those whose point isn't in the mask (N,): for a robot that doesn't fear itself."""
         return Obstacles(self.points[~covered])
 
@@ -63,7 +61,7 @@ class Obstacles:
         return int(hit.sum()) > _FEW
 
 
-def _inside(points: FloatArray, extents: Sequence[Extent]) -> NDArray[np.bool_]:
+def _inside(points: FloatArray, extents: Sequence[Extent]) -> BoolArray:
     """Which points (N, 3) are in all of the boxes, or just beside."""
     inside = np.ones(len(points), bool)
     for extent in extents:

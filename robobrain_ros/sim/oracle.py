@@ -6,9 +6,10 @@ own 3D part from measured depth.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.spatial.transform import Rotation
 
+from robobrain_ros.core.arrays import BoolArray, FloatArray
 from robobrain_ros.nano.views import inner_point
 from robobrain_ros.sim.depth_sensor import StereoDepthSensor
 from robobrain_ros.sim.grasping import Extent, SurfacePoint
@@ -22,8 +23,6 @@ from robobrain_ros.tf_projection import (
     lift_boxes,
     lift_points,
 )
-
-FloatArray = NDArray[np.float64]
 
 _LEAST_PART = 0.04  # of an object's pixels; where less is seen of the part, the whole is meant
 
@@ -75,7 +74,7 @@ class Oracle:
 class OracleAnswers:
     """See grasping.Answers, and `Oracle.about`. mask, part: (H, W), where they are visible."""
 
-    def __init__(self, oracle: Oracle, mask: NDArray[np.bool_], part: NDArray[np.bool_]) -> None:
+    def __init__(self, oracle: Oracle, mask: BoolArray, part: BoolArray) -> None:
         self._oracle = oracle
         self._pixel = inner_point(mask)
         self._whole, self._part = mask_box(mask), mask_box(part)

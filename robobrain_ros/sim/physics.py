@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
 
+from robobrain_ros.core.arrays import FloatArray
 from robobrain_ros.sim.assets import robosuite_assets
 from robobrain_ros.sim.looks import copy_geom, copy_surroundings
 from robobrain_ros.sim.pool import ARM_BASE, TABLE_HALF_SIZE, Instance
 from robobrain_ros.sim.solids import MASSES, convex_pieces
 from robobrain_ros.sim.tabletop import Tabletop
-
-FloatArray = NDArray[np.float64]
 
 ARM_JOINTS = tuple(f"arm/joint{number}" for number in range(1, 8))
 GRIP_SITE = "arm/hand/grip_site"

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
-from numpy.typing import NDArray
 
+from robobrain_ros.core.arrays import FloatArray
 from robobrain_ros.sim.arm import Arm, Motion, Unreachable
 from robobrain_ros.sim.grasping import Grasp
 from robobrain_ros.sim.obstacles import Obstacles
 from robobrain_ros.sim.physics import TIME_STEP, PhysicsScene
-
-FloatArray = NDArray[np.float64]
 
 RISE = 0.08  # metres that a picked object is above where it stood
 HOLD_S = 0.5

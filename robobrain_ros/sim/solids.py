@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping
 
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
 
+from robobrain_ros.core.arrays import FloatArray
 from robobrain_ros.sim.pool import TRAY, Instance, Part
-
-FloatArray = NDArray[np.float64]
 
 MASSES: Mapping[str, float] = {
     "mug": 0.30,

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robobrain_ros.core.arrays import arc_lengths
-from robobrain_ros.core.results import Result
+from robobrain_ros.core.results import Lifted, Result
 from robobrain_ros.core.tasks import TaskKind
 from robobrain_ros.tf_projection import LiftedPoint, LiftedRegion, LiftStatus
 from robobrain_ros.visualization import painting
 from robobrain_ros.visualization.lettering import Lettering
-from robobrain_ros.visualization.painting import Box, Picture
-from robobrain_ros.visualization.placing import Places
+from robobrain_ros.visualization.painting import Picture
+from robobrain_ros.visualization.placing import Box, Places
 from robobrain_ros.visualization.style import (
     INK,
     PALETTE,
@@ -29,8 +29,6 @@ from robobrain_ros.visualization.style import (
     on_top_of,
     one_line,
 )
-
-Lifted = LiftedPoint | LiftedRegion
 
 _WHY_NOT = {
     LiftStatus.DEPTH_HOLE: "no depth",

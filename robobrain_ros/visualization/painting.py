@@ -15,11 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from robobrain_ros.core.arrays import arc_lengths
 from robobrain_ros.visualization.lettering import Lettering
+from robobrain_ros.visualization.placing import Box
 from robobrain_ros.visualization.style import WHITE, Colour, mixed
 
 Picture = NDArray[np.uint8]
-Box = tuple[float, float, float, float]
-"""x1, y1, x2, y2 in pixels."""
 
 _SHIFT = 4  # OpenCV takes fixed-point coordinates: sixteenths of a pixel
 _SMOOTH_EDGE = 0.6  # pixels that OpenCV's smoothing adds to a circle's radius

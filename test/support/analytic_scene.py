@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from robobrain_ros.core.arrays import FloatArray
 from robobrain_ros.tf_projection import DepthImage, Intrinsics
 
-FloatArray = NDArray[np.float64]
 LENSES = {
     "plumb_bob": [0.12, -0.25, 0.001, -0.0008, 0.06],
     "rational_polynomial": [0.8, -2.6, 0.0006, -0.0002, 1.5, 0.7, -2.4, 1.4],
