@@ -41,8 +41,9 @@ class LiftedPoint:
     m along the optical axis. valid_fraction: share of the depth pixels around the point that hold
     depth. spread: m, robust standard deviation of the surface's depths about its local plane.
     covariance: (3, 3) m^2 of the position in the target frame. Depth, spread and covariance are 0
-    where unknown; depth and spread are known for NO_TRANSFORM. interpolated: the position was put
-    between its neighbours (trajectories.py); status then says what the depth at the pixel itself gave.
+    where unknown; depth and spread are known for NO_TRANSFORM. interpolated: the position was
+    put between its neighbours (trajectories.py); status then says what the depth at the pixel
+    itself gave.
     """
 
     pixel: FloatArray

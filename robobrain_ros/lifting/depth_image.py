@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A depth image, converted to metres only where somebody looks.
+"""Depth images: encodings, validity, and the parts of them that are converted to metres.
 
-Pixels and rays are those of intrinsics.py; a depth is the z of a point, not its distance.
+Pixels and rays as in intrinsics.py; a depth is the z of a point, not its distance.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robobrain_ros.core.arrays import FloatArray
+from robobrain_ros.core.arrays import BoolArray, FloatArray
 from robobrain_ros.lifting.intrinsics import Intrinsics
 
 
 def depth_to_metres(array: ArrayLike, encoding: str) -> NDArray[np.float32]:
-    """Convert a depth image, or any part of one, to float32 metres with holes as NaN (REP-118).
+    """Convert a depth image, or any part of one, to float32 metres with NaN for holes (REP-118).
 
-    16UC1 and mono16 are millimetres with 0 as the hole; 32FC1 is metres with NaN, infinity or <= 0
-    as the hole. Raises ValueError for another encoding, and for an array whose type isn't the
-    encoding's.
+    16UC1 and mono16 are millimetres, 0 is a hole; 32FC1 is metres, and NaN, infinity and values
+    <= 0 are holes. Raises ValueError for another encoding and for an array whose type does not
+    match it.
     """
     raw = np.asarray(array)
     _check_encoding(raw, encoding)
@@ -38,21 +38,23 @@ def _check_encoding(raw: NDArray[Any], encoding: str) -> None:
     expected = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}.get(encoding)
     if expected is None:
         raise ValueError(
-            f"The depth encoding '{encoding}' is not known: publish 16UC1 (mm) or 32FC1 (m)."
+            f"The depth encoding '{encoding}' is not supported: publish 16UC1 (mm) or 32FC1 (m)."
         )
     if f"{raw.dtype.kind}{raw.dtype.itemsize}" != expected:
-        raise ValueError(f"Depth of encoding {encoding} can't be an array of {raw.dtype}.")
+        raise ValueError(
+            f"Depth of encoding {encoding} needs an array of type {expected}, not {raw.dtype}."
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class DepthImage:
-    """A depth image as it came, (H, W); only the pixels that are asked for are ever converted.
+    """A depth image (H, W) as published; only the pixels that are looked up are converted.
 
-    own_intrinsics: None where those of the color image hold, scaled per axis if the two differ in
-    size. color_from_depth: (4, 4), rigid, takes points (m) of the depth camera's optical frame to
-    the color camera's, for another camera or the same one at another moment; None where the two
-    are one, which is what everything but registration.py expects. Raises ValueError for an
-    encoding or shape that is no depth image.
+    own_intrinsics: None where those of the color image apply, scaled per axis if the sizes differ.
+    color_from_depth: (4, 4), rigid, takes points (m) of the depth camera's optical frame to the
+    color camera's, for another camera or the same one at another time; None where the two frames
+    coincide, which everything but registration.py requires. Raises ValueError for an unknown
+    encoding or another shape.
     """
 
     array: NDArray[Any]
@@ -72,34 +74,31 @@ class DepthImage:
         return width, height
 
     def intrinsics(self, color: Intrinsics) -> Intrinsics:
-        """Return the intrinsics that hold for this array: its own or the color image's, at its
-        size.
-        """
+        """Return the intrinsics of this array: its own or the color image's, at its size."""
         source = self.own_intrinsics or color
         if (source.width, source.height) == self.size:
             return source
         return source.scaled(*self.size)
 
     def locate(self, rays: FloatArray, color: Intrinsics) -> FloatArray:
-        """Where rays (N, 2) of the color camera meet this image: pixels (N, 2), NaN outside its
-        view.
+        """Depth pixels (N, 2) of rays (N, 2) of the color camera; NaN outside the depth's view.
 
-        Color and depth must share the optical frame. A pixel's width beyond the border still
-        counts as the border, because models answer an image's very edge.
+        Color and depth must share the optical frame. Up to one pixel beyond the border counts as
+        the border, because models answer with the very edge of an image.
         """
         pixels = self.intrinsics(color).project(rays)
         edge = np.array(self.size) - 1.0
         with np.errstate(invalid="ignore"):
-            inside: NDArray[np.bool_] = np.all((pixels >= -1) & (pixels <= edge + 1), axis=1)
+            inside: BoolArray = np.all((pixels >= -1) & (pixels <= edge + 1), axis=1)
         return np.where(inside[:, None], np.clip(pixels, 0, edge), np.nan)
 
     def patches(
         self, pixels: FloatArray, radius: int, step: int = 1
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Square patches around pixels (N, 2): metres (N, S, S), and which of them exist.
+    ) -> tuple[NDArray[np.float32], BoolArray]:
+        """Square patches around pixels (N, 2): metres (N, S, S), and a mask of existing pixels.
 
-        S = 2 radius / step + 1: every `step`-th pixel, and the step divides the radius. Holes and
-        what lies beyond the border are NaN in the metres.
+        S = 2 radius / step + 1: every `step`-th pixel; the step must divide the radius. Holes and
+        pixels beyond the border are NaN in the metres.
         """
         width, height = self.size
         steps = np.arange(-radius, radius + 1, step)
@@ -116,9 +115,7 @@ class DepthImage:
         return metres, exists
 
     def window(self, box: FloatArray, max_samples: int) -> Window:
-        """The depth inside a box (x1, y1, x2, y2), thinned out evenly to about `max_samples`
-        pixels.
-        """
+        """Depth inside a box (x1, y1, x2, y2), subsampled evenly to about `max_samples` pixels."""
         width, height = self.size
         left, right = (math.floor(np.clip(x, 0, width - 1)) for x in box[[0, 2]])
         top, bottom = (math.floor(np.clip(y, 0, height - 1)) for y in box[[1, 3]])
@@ -136,13 +133,8 @@ class DepthImage:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A part of a depth image: metres (h, w), its pixels (h, w, 2), and the step between them in
-    pixels.
-    """
+    """A part of a depth image: metres (h, w) at pixels (h, w, 2), `step` pixels apart."""
 
     metres: NDArray[np.float32]
     pixels: FloatArray
     step: int
-
-
-__all__ = ["DepthImage", "FloatArray", "Intrinsics", "Window", "depth_to_metres"]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a camera's pixels become rays and rays become pixels, from what its driver publishes.
+"""Camera intrinsics: pixels to rays and back, for the lens models of sensor_msgs/CameraInfo.
 
 Pixel coordinates follow OpenCV and sensor_msgs/CameraInfo: (0, 0) is the centre of the top left
-pixel, so an image of width W spans -0.5 to W - 0.5. A ray is (x, y) with the direction (x, y, 1) in
-the optical frame of REP-103 (x right, y down, z forward).
+pixel, so an image of width W spans -0.5 to W - 0.5. A ray (x, y) has the direction (x, y, 1) in the
+optical frame of REP-103 (x right, y down, z forward).
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from robobrain_ros.core.arrays import FloatArray
 
-# Coefficient counts that OpenCV takes for each model of sensor_msgs/distortion_models.hpp.
+# Numbers of coefficients that OpenCV accepts for the models of sensor_msgs/distortion_models.hpp.
 _COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
 _ALIASES = {"fisheye": "equidistant"}
-# undistortPoints iterates; its default of five steps leaves errors of a pixel in wide lenses.
-_UNDISTORT_UNTIL = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 40, 1e-10)
-# A ray this far from the axis (89.4 degrees) comes from inverting a lens model outside its domain.
+# undistortPoints iterates; its default of five steps leaves errors of a pixel in wide-angle lenses.
+_UNDISTORT_CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 40, 1e-10)
+# A ray this far off the axis (89.4 degrees) comes from inverting a lens model outside its domain.
 _MAX_RAY = 100.0
-_MAX_MISS = 0.1  # pixels; inverting a lens model ends nearer than this, or there is no inverse
+_MAX_REPROJECTION_ERROR = 0.1  # pixels; with a larger one the inversion has not converged
 _ASPECT_TOLERANCE = 0.01
-_LEAST_FOCAL = 1e-3  # pixels; no lens is near it, and far below it a resized camera's would be 0
+_MIN_FOCAL = 1e-3  # pixels; no lens comes near it, and a smaller one becomes 0 when resized
 
 
 @dataclass(frozen=True, eq=False)
 class Intrinsics:
     """A pinhole camera with lens distortion.
 
-    width, height: pixels. matrix: (3, 3), K of CameraInfo; drivers that mirror or turn an image
-    without a new frame publish negative focal lengths, for which all formulas hold. distortion:
-    (n,) coefficients in OpenCV's order, empty for none; all zero is none for every model, as in
-    image_geometry. model: plumb_bob, rational_polynomial or equidistant (also called fisheye).
-    Raises ValueError with a sentence when the values describe no camera.
+    width, height: pixels. matrix: (3, 3), K of CameraInfo; focal lengths may be negative, as
+    drivers publish them that mirror or rotate an image within its frame. distortion: (n,)
+    coefficients in OpenCV's order, empty without distortion; all zeros mean no distortion whatever
+    the model, as in image_geometry. model: plumb_bob, rational_polynomial or equidistant (alias
+    fisheye). Raises ValueError for values that describe no camera.
     """
 
     width: int
@@ -61,7 +61,7 @@ class Intrinsics:
             raise ValueError(
                 f"K must be nine finite numbers, got {matrix.tolist()}: calibrate the camera."
             )
-        _check_focal(matrix, least=0.0)
+        _check_focal(matrix, minimum=0.0)
         if np.any(matrix[[0, 1, 2, 2], [1, 0, 0, 1]]) or matrix[2, 2] != 1:
             raise ValueError(f"K must be [fx 0 cx; 0 fy cy; 0 0 1], got {matrix.tolist()}.")
         if not np.isfinite(distortion).all():
@@ -74,7 +74,8 @@ class Intrinsics:
             known = ", ".join(f"{name} with {counts}" for name, counts in _COEFFICIENTS.items())
             raise ValueError(
                 f"The distortion model '{self.model}' with {len(distortion)} coefficients is not "
-                f"known (known: {known}): publish a rectified image, or one of these models."
+                f"supported (supported: {known}): publish rectified images, or use one of these "
+                "models."
             )
         object.__setattr__(self, "matrix", matrix)
         object.__setattr__(self, "distortion", distortion)
@@ -82,32 +83,31 @@ class Intrinsics:
 
     @classmethod
     def from_camera_info(cls, info: Any, rectified: bool = False) -> Intrinsics:
-        """Take the intrinsics of the published image out of a sensor_msgs/CameraInfo or its like.
+        """Read the intrinsics of the published image from a sensor_msgs/CameraInfo.
 
-        rectified: the image is rectified: the left 3x3 of P holds, without distortion; R and the
-        baseline in P's fourth column are ignored, as positions are wanted in the rectified camera's
-        own optical frame. K, P and the size in the message are of the full sensor; the
-        region of interest (its offset in sensor pixels) is cut out of it, then binned. Binning
-        averages pixels, by the message's definition, so that the centre of a binned pixel is the
-        centre of its neighbourhood: c' = (c - offset + 1/2) / binning - 1/2.
-        image_geometry::PinholeCameraModel leaves out the halves, which is an error of (binning - 1)
-        / (2 binning) pixels. Raises ValueError with a sentence for an uncalibrated or unknown
-        camera.
+        rectified: the image is rectified, so the left 3x3 of P holds, without distortion; R and the
+        baseline in P's fourth column are ignored, because positions are in the rectified camera's
+        own optical frame. K, P and the size in the message refer to the full sensor; the region of
+        interest (offset in sensor pixels) is cropped from it, then binned. Binning averages pixels
+        (CameraInfo.msg), so the centre of a binned pixel is the centre of its neighbourhood:
+        c' = (c - offset + 1/2) / binning - 1/2. image_geometry::PinholeCameraModel omits the
+        halves, an error of (binning - 1) / (2 binning) pixels. Raises ValueError for a camera that
+        is not calibrated or whose model is not supported.
         """
         if rectified:
             matrix = _reshaped(info.p, (3, 4), "P must have twelve")[:, :3]
             distortion = np.empty(0)
             if not matrix.any():
                 raise ValueError(
-                    "P of the camera info is empty: say that the images are not rectified, or "
-                    "calibrate the camera."
+                    "P of the camera info is empty (all zeros): configure the images as not "
+                    "rectified, or calibrate the camera."
                 )
         else:
             matrix = _reshaped(info.k, (3, 3), "K must have nine")
             distortion = np.array(info.d, dtype=np.float64)
-        _check_focal(matrix, _LEAST_FOCAL)
+        _check_focal(matrix, _MIN_FOCAL)
         offset, size = _region(info)
-        # 0 is 1 (CameraInfo.msg).
+        # 0 means 1 (CameraInfo.msg).
         binning = [max(1, int(getattr(info, name, 0))) for name in ("binning_x", "binning_y")]
         matrix = matrix.copy()
         matrix[:2, 2] += 0.5 - np.array(offset)
@@ -118,7 +118,7 @@ class Intrinsics:
 
     @cached_property
     def focal(self) -> float:
-        """The mean focal length in pixels, above 0."""
+        """Mean focal length in pixels, above 0."""
         return float(abs(self.matrix[0, 0]) + abs(self.matrix[1, 1])) / 2
 
     @cached_property
@@ -128,8 +128,8 @@ class Intrinsics:
     def scaled(self, width: int, height: int) -> Intrinsics:
         """Return the intrinsics of the same image resized to width x height.
 
-        Pixel areas keep their place, as in cv2.resize: the outer border of the image stays its
-        outer border.
+        As in cv2.resize, the image's outer border stays in place, not the centres of its border
+        pixels.
         """
         scale = np.array([width / self.width, height / self.height])
         matrix = self.matrix.copy()
@@ -138,10 +138,10 @@ class Intrinsics:
         return Intrinsics(width, height, matrix, self.distortion, self.model)
 
     def fitted(self, width: int, height: int) -> Intrinsics:
-        """Return the intrinsics for an image of this size, which may be the same one resized.
+        """Return the intrinsics for an image of this size: the same image, possibly resized.
 
-        Raises ValueError when the aspect ratios differ by more than 1 %: then the image shows
-        something else than the camera info says.
+        Raises ValueError when the aspect ratios differ by more than 1 %, because the camera info
+        then describes another image.
         """
         if (self.width, self.height) == (width, height):
             return self
@@ -150,15 +150,13 @@ class Intrinsics:
             raise ValueError(
                 f"The image is {width}x{height}, but its camera info describes one of "
                 f"{self.width}x{self.height}: they don't belong together. Check that both topics "
-                "are of the same camera and that the driver's binning and region of interest are "
-                "in the camera info."
+                "belong to the same camera and that the camera info contains the driver's binning "
+                "and region of interest."
             )
         return self.scaled(width, height)
 
     def rays(self, pixels: FloatArray) -> FloatArray:
-        """Pixels (N, 2) to undistorted rays (N, 2); NaN where the lens model has no ray for a
-        pixel.
-        """
+        """Undistorted rays (N, 2) of pixels (N, 2); NaN where the lens model has no ray."""
         if not self.distortion.size:
             return (pixels - self.matrix[:2, 2]) / self._focals
         rays = np.full(pixels.shape, np.nan)
@@ -175,24 +173,26 @@ class Intrinsics:
                 self.distortion,
                 np.eye(3),
                 np.eye(3),
-                _UNDISTORT_UNTIL,
+                _UNDISTORT_CRITERIA,
             )
-        # Outside a model's domain OpenCV answers as well, with a ray of some other pixel.
-        missed = np.abs(self.project(found[:, 0]) - points).max(axis=1)
-        rays[finite] = np.where((missed < _MAX_MISS)[:, None], found[:, 0], np.nan)
+        # Outside the model's domain OpenCV returns the ray of some other pixel.
+        error = np.abs(self.project(found[:, 0]) - points).max(axis=1)
+        rays[finite] = np.where((error < _MAX_REPROJECTION_ERROR)[:, None], found[:, 0], np.nan)
         return rays
 
     def project(self, rays: FloatArray) -> FloatArray:
-        """Rays (N, 2) to distorted pixels (N, 2); NaN for a ray that isn't finite, or that is
-        outside the lens model's domain, where pixels would fold back into the image.
+        """Distorted pixels (N, 2) of rays (N, 2).
+
+        NaN for a ray that is not finite or lies outside the lens model's domain, where it would be
+        mapped back into the image.
         """
         if not self.distortion.size:
             return rays * self._focals + self.matrix[:2, 2]
         with np.errstate(over="ignore"):
-            inside = rays[:, 0] ** 2 + rays[:, 1] ** 2 <= self.reach**2
+            inside = rays[:, 0] ** 2 + rays[:, 1] ** 2 <= self.max_radius**2
         if len(self.distortion) == 14:
             return self._project_tilted(rays, inside)
-        # In numpy: cv2.projectPoints takes twenty times as long, for derivatives that nobody wants.
+        # In numpy: cv2.projectPoints takes twenty times as long, because it computes derivatives.
         x, y = np.where(inside, rays.T, np.nan)
         squared = x**2 + y**2
         radial = self._radial(squared)
@@ -209,11 +209,18 @@ class Intrinsics:
         distorted += self.matrix[:2, 2:]
         return distorted.T
 
-    @cached_property
-    def reach(self) -> float:
-        """The largest length of a ray up to which the lens model is one to one; inf without a
-        lens.
+    def back_project(self, pixels: FloatArray, depths: ArrayLike) -> FloatArray:
+        """Points (N, 3) in the optical frame of pixels (N, 2) at depths (N,); metres.
+
+        A depth is the point's z, not its distance; NaN (a hole) gives a NaN point, as does a pixel
+        that the lens model has no ray for.
         """
+        points: FloatArray = ray_directions(self.rays(pixels)) * np.asarray(depths)[:, None]
+        return points
+
+    @cached_property
+    def max_radius(self) -> float:
+        """Length of a ray up to which the lens model is invertible; inf without distortion."""
         if not self.distortion.size:
             return math.inf
         lengths = np.tan(np.linspace(0, math.atan(_MAX_RAY), 2000))
@@ -222,9 +229,9 @@ class Intrinsics:
         return float(lengths[turns[0]] if turns.size else _MAX_RAY)
 
     def _radial(self, squared: FloatArray) -> FloatArray:
-        """By how much rays of this squared length (N,) are stretched, about the lens' centre.
+        """Radial distortion factors (N,) of rays with these squared lengths (N,).
 
-        The formulas of OpenCV's calib3d (pinhole and fisheye), which are those of CameraInfo.
+        Formulas of OpenCV's calib3d (pinhole and fisheye), to which CameraInfo refers.
         """
         d = self.distortion
         if self.model == "equidistant":
@@ -233,12 +240,12 @@ class Intrinsics:
             a2 = angle**2
             return angle / length * (1 + a2 * (d[0] + a2 * (d[1] + a2 * (d[2] + a2 * d[3]))))
         k3 = d[4] if len(d) > 4 else 0.0
-        stretch = 1 + squared * (d[0] + squared * (d[1] + squared * k3))
+        factor = 1 + squared * (d[0] + squared * (d[1] + squared * k3))
         if len(d) > 5:
             divisor = 1 + squared * (d[5] + squared * (d[6] + squared * d[7]))
-            # Beyond its first pole a rational model means nothing.
-            stretch = stretch / np.where(divisor > 0, divisor, np.nan)
-        radial: FloatArray = stretch
+            # Beyond its first pole a rational model is undefined.
+            factor = factor / np.where(divisor > 0, divisor, np.nan)
+        radial: FloatArray = factor
         return radial
 
     def _project_tilted(self, rays: FloatArray, inside: NDArray[np.bool_]) -> FloatArray:
@@ -252,9 +259,16 @@ class Intrinsics:
         return pixels
 
 
-def _check_focal(matrix: FloatArray, least: float) -> None:
+def ray_directions(rays: FloatArray) -> FloatArray:
+    """Directions (..., 3) in the optical frame of rays (..., 2): x, y and z = 1."""
+    directions = np.ones((*rays.shape[:-1], 3))
+    directions[..., :2] = rays
+    return directions
+
+
+def _check_focal(matrix: FloatArray, minimum: float) -> None:
     focals = matrix[0, 0], matrix[1, 1]
-    if min(map(abs, focals)) <= least:
+    if min(map(abs, focals)) <= minimum:
         raise ValueError(
             f"The focal lengths are {focals[0]:g} and {focals[1]:g}: the camera is not calibrated. "
             "Calibrate it, or let the driver publish its factory calibration."
@@ -269,15 +283,12 @@ def _reshaped(values: Any, shape: tuple[int, int], complaint: str) -> FloatArray
 
 
 def _region(info: Any) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the offset and the size, in sensor pixels, of what a camera info's image shows.
+    """Return offset and size, in sensor pixels, of the region that the image covers.
 
-    A size of 0 is what is left of the sensor: with no offset all of it (CameraInfo.msg).
+    A size of 0 means the rest of the sensor, all of it without an offset (CameraInfo.msg).
     """
     roi = getattr(info, "roi", None)
     if roi is None:
         return (0, 0), (int(info.width), int(info.height))
     x, y = int(roi.x_offset), int(roi.y_offset)
     return (x, y), (int(roi.width) or int(info.width) - x, int(roi.height) or int(info.height) - y)
-
-
-__all__ = ["FloatArray", "Intrinsics"]

@@ -1,23 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a depth camera can do, and what lifting asks of it."""
+"""Parameters of lifting: quality of the depth camera and thresholds for a result."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+
+from robobrain_ros.core.arrays import FloatArray
+
+MAX_SLOPE = math.tan(math.radians(80))
+"""Slope to the image plane up to which neighbouring depths are of one surface, not a jump."""
 
 
 @dataclass(frozen=True)
 class LiftParameters:
-    """How good depth is, and how much of it must be there before a result counts.
+    """Noise and range of the depth camera, and thresholds for a result.
 
     Depths and noise in metres, radii in depth pixels, angles in radians. The standard deviation of
     a depth z is hypot(depth_noise_floor, depth_noise * z^2): for stereo, depth_noise is the
-    subpixel error over focal length times baseline (0.0025 per metre: an Intel RealSense D435, 0.08
-    px, 640 px, 50 mm).
+    subpixel error divided by focal length times baseline (0.0025 per metre for an Intel RealSense
+    D435: 0.08 px, 640 px, 50 mm). patch_radius: of the depth patch around a pixel, enlarged up to
+    max_patch_radius where the smaller one is ambiguous or holds too little depth.
+    min_valid_fraction, min_surface_pixels: depth that must be in a patch, and on the selected
+    surface. pixel_noise: sigma of a model's pixels, in color pixels. max_normal_error: a normal
+    with a larger expected error is left out.
     """
 
     min_depth: float = 0.1
@@ -43,17 +52,22 @@ class LiftParameters:
             )
         if not 0 <= self.min_valid_fraction <= 1 or self.min_surface_pixels < 3:
             raise ValueError(
-                "min_valid_fraction lies in 0 to 1, and min_surface_pixels is at least 3."
+                f"min_valid_fraction {self.min_valid_fraction} must be between 0 and 1, and "
+                f"min_surface_pixels {self.min_surface_pixels} must be at least 3."
             )
         if min(self.depth_noise, self.pixel_noise) < 0 or self.depth_noise_floor <= 0:
-            raise ValueError("Noise can't be negative, and depth_noise_floor must be above 0.")
+            raise ValueError(
+                "depth_noise and pixel_noise must not be negative, and depth_noise_floor must be "
+                f"above 0; they are {self.depth_noise}, {self.pixel_noise} and "
+                f"{self.depth_noise_floor}."
+            )
 
-    def sigma(self, depth: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the standard deviation of depths in metres."""
+    def sigma(self, depth: FloatArray) -> FloatArray:
+        """Return the standard deviations (m) of depths (m), of any shape."""
         return np.hypot(self.depth_noise_floor, self.depth_noise * depth**2)
 
     def radii(self) -> Iterator[int]:
-        """Yield the patch radii to try, each about twice the last."""
+        """Yield the patch radii to try, each about twice the previous one."""
         radius = self.patch_radius
         while radius < self.max_patch_radius:
             yield radius

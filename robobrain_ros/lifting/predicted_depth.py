@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model's own depth estimates, for pixels where the sensor has none."""
+"""Depth predicted by the model, for pixels without measured depth."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def with_predicted_depths(
     target_from_camera: FloatArray | None,
     parameters: LiftParameters,
 ) -> list[LiftedPoint]:
-    """Give points without a measured depth the position that the model's own depth puts them at.
+    """Place the points that have no measured depth at the depth that the model predicted.
 
     depths: (N,) metres along the optical axis; those outside min_depth to max_depth are not used.
-    color: intrinsics of the image that the pixels are of. target_from_camera: (4, 4), None leaves
-    every point as it is. Such a point has the status DEPTH_PREDICTED, no normal, and neither spread
-    nor covariance: how good the estimate is, nobody knows.
+    color: intrinsics of the color image. target_from_camera: (4, 4), None leaves all points
+    unchanged. The points placed have the status DEPTH_PREDICTED and no normal, spread or
+    covariance, because the accuracy of a prediction is unknown.
     """
     if target_from_camera is None or not len(points):
         return list(points)
     pixels = np.array([point.pixel for point in points])
-    rays = np.column_stack([color.rays(pixels), np.ones(len(pixels))])
-    positions = rays * depths[:, None] @ target_from_camera[:3, :3].T + target_from_camera[:3, 3]
+    points_in_camera = color.back_project(pixels, depths)
+    positions = points_in_camera @ target_from_camera[:3, :3].T + target_from_camera[:3, 3]
     usable = (depths >= parameters.min_depth) & (depths <= parameters.max_depth)
     usable &= np.isfinite(positions).all(axis=1)
     return [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One camera's depth, calibration and pose at one moment: pixels of its image in, 3D out."""
+"""Depth, calibration and pose of one camera at one time, and options for lifting its pixels."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from robobrain_ros.lifting.intrinsics import Intrinsics
 from robobrain_ros.lifting.lift import lift_boxes, lift_points
 from robobrain_ros.lifting.parameters import LiftParameters
 from robobrain_ros.lifting.predicted_depth import with_predicted_depths
-from robobrain_ros.lifting.trajectories import PathHeight, path_through
+from robobrain_ros.lifting.trajectories import PathHeight, apply_path_height
 
 
 @dataclass(frozen=True)
 class LiftOptions:
-    """How pixels become 3D. path_clearance: metres, for PathHeight.LIFT."""
+    """Options of lifting. path_clearance: metres, for PathHeight.LIFT."""
 
     parameters: LiftParameters = field(default_factory=LiftParameters)
     path_height: PathHeight = PathHeight.INTERPOLATE
@@ -29,9 +29,9 @@ class LiftOptions:
 
 @dataclass(frozen=True)
 class DepthScene:
-    """See `core.observations.Scene`.
+    """Implementation of `core.observations.Scene` by a depth image.
 
-    depth, intrinsics: None without a depth camera; `depth_status` then says why. intrinsics: of the
+    depth, intrinsics: None without depth, for the reason in `depth_status`. intrinsics: of the
     color image. target_from_camera: (4, 4), optical frame to target frame in metres, None without
     a transform.
     """
@@ -68,11 +68,11 @@ class DepthScene:
         return regions
 
     def path(self, waypoints: Sequence[LiftedPoint]) -> list[LiftedPoint]:
-        """Apply the path height policy to lifted waypoints; see `trajectories.path_through`."""
+        """Apply the path height policy to lifted waypoints; see `apply_path_height`."""
         if self.intrinsics is None:
             return list(waypoints)
         rays = self.intrinsics.rays(np.array([point.pixel for point in waypoints]).reshape(-1, 2))
-        return path_through(
+        return apply_path_height(
             waypoints,
             rays,
             self.target_from_camera,

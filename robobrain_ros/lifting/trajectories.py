@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the waypoints of a drawn line are in 3D.
+"""Trajectories in 3D: policies for the depths of a predicted trajectory's waypoints.
 
-A model draws a trajectory over what it sees, but the way of the hand is not on it: the depth at a
-waypoint between the ends is that of the table behind. Units are metres; frames are as in
-tf_projection.
+A model predicts a trajectory in the image, but the hand does not move along the visible surfaces:
+the depth at a waypoint between the ends is that of the background. Units and frames as in
+tf_projection.py.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from numpy.typing import ArrayLike
 
 from robobrain_ros.core.arrays import BoolArray, FloatArray, arc_lengths
 from robobrain_ros.core.results import IDENTITY_QUATERNION, LiftedPoint
+from robobrain_ros.lifting.intrinsics import ray_directions
 from robobrain_ros.lifting.transforms import checked_rigid
 
 
 class PathHeight(str, Enum):
     """Policies for the waypoints of a trajectory.
 
-    SURFACE: each on the depth at its pixel. INTERPOLATE: those between the first and the last that
-    were measured have depths on the way from one to the other. LIFT: each a clearance above the
-    depth at its pixel.
+    SURFACE: on the surface at its pixel. INTERPOLATE: between the first and the last measured
+    waypoint, at depths interpolated between those two. LIFT: a clearance above the surface at its
+    pixel.
     """
 
     SURFACE = "surface"
@@ -33,7 +34,7 @@ class PathHeight(str, Enum):
     LIFT = "lift"
 
 
-def path_through(
+def apply_path_height(
     waypoints: Sequence[LiftedPoint],
     rays: ArrayLike,
     target_from_camera: ArrayLike | None,
@@ -43,23 +44,23 @@ def path_through(
     """Apply a policy to lifted waypoints; one result each, in order.
 
     rays: (N, 2) undistorted x, y (z = 1) of each waypoint's pixel in the camera's optical frame.
-    target_from_camera: (4, 4) with which the waypoints were lifted; without one (None) they stay as
-    they are. clearance: metres, for LIFT.
+    target_from_camera: (4, 4) with which the waypoints were lifted; None leaves them unchanged.
+    clearance: metres, for LIFT.
 
     INTERPOLATE keeps the ends as measured and gives every waypoint between them a depth whose
-    inverse is linear in the length along the drawn line, in rays. So a waypoint stays at its
-    pixel, and what is straight in the image is straight in space. These waypoints are marked as
-    interpolated and have no normal; their status, spread and valid_fraction stay those of the depth
-    at the pixel. Nothing is put before the first or after the last measured one.
+    inverse is linear in the arc length of the image trajectory, measured in rays. So a waypoint
+    stays at its pixel, and a straight line in the image is straight in space. These waypoints are
+    marked as interpolated and have no normal; status, spread and valid_fraction remain those of the
+    depth at the pixel. Waypoints before the first or after the last measured one are unchanged.
 
     LIFT moves each position along +z of the target frame, or towards the camera where the target
-    frame is the camera's own and nothing says where up is. All else, depth included, stays as
-    measured.
+    frame is the camera's own, in which the direction up is unknown. Everything else, including the
+    depth, stays as measured.
 
-    Raises ValueError for an unknown policy, lengths that differ, and a clearance that is negative,
-    not finite, or leads beyond the camera.
+    Raises ValueError for an unknown policy, for lengths that differ, and for a clearance that is
+    negative, not finite, or beyond the camera.
     """
-    policy = _known(policy)
+    policy = _checked_policy(policy)
     rays = np.asarray(rays, dtype=np.float64)
     if rays.size == 0:
         rays = rays.reshape(0, 2)
@@ -78,34 +79,34 @@ def path_through(
     return _interpolated(list(waypoints), rays, target)
 
 
-def _known(policy: PathHeight | str) -> PathHeight:
+def _checked_policy(policy: PathHeight | str) -> PathHeight:
     try:
         return PathHeight(policy)
     except ValueError as error:
         choices = ", ".join(f"'{choice.value}'" for choice in PathHeight)
         raise ValueError(
-            f"The path height '{policy}' is not known: choose one of {choices}."
+            f"The path height '{policy}' is unknown: choose one of {choices}."
         ) from error
 
 
 def _interpolated(
     waypoints: list[LiftedPoint], rays: FloatArray, target: FloatArray
 ) -> list[LiftedPoint]:
-    # A pixel outside the lens model has no place to be put.
-    seen: BoolArray = np.all(np.isfinite(rays), axis=1)
-    measured = [i for i, point in enumerate(waypoints) if point.position is not None and seen[i]]
+    # A pixel outside the lens model has no ray to be placed on.
+    has_ray: BoolArray = np.all(np.isfinite(rays), axis=1)
+    measured = [i for i, point in enumerate(waypoints) if point.position is not None and has_ray[i]]
     if len(measured) < 2:
         return waypoints
     first, last = waypoints[measured[0]], waypoints[measured[-1]]
-    placed = measured[0] + np.flatnonzero(seen[measured[0] : measured[-1] + 1])
-    shares = _shares(rays[placed])
-    depths = 1 / ((1 - shares) / first.depth + shares / last.depth)
-    points = np.column_stack([rays[placed], np.ones(len(placed))]) * depths[:, None]
+    between = measured[0] + np.flatnonzero(has_ray[measured[0] : measured[-1] + 1])
+    fractions = _arc_fractions(rays[between])
+    depths = 1 / ((1 - fractions) / first.depth + fractions / last.depth)
+    points = ray_directions(rays[between]) * depths[:, None]
     positions = points @ target[:3, :3].T + target[:3, 3]
-    for row in range(1, len(placed) - 1):
-        t = shares[row]
-        waypoints[placed[row]] = replace(
-            waypoints[placed[row]],
+    for row in range(1, len(between) - 1):
+        t = fractions[row]
+        waypoints[between[row]] = replace(
+            waypoints[between[row]],
             position=positions[row],
             orientation=IDENTITY_QUATERNION.copy(),
             has_normal=False,
@@ -116,12 +117,12 @@ def _interpolated(
     return waypoints
 
 
-def _shares(rays: FloatArray) -> FloatArray:
-    """Share (N,) of the line through rays (N, 2) that lies before each of them, 0 to 1."""
-    along = arc_lengths(rays)
-    if along[-1] == 0:  # the line is one dot: only the order is left
-        along = np.arange(len(rays), dtype=np.float64)
-    return along / along[-1]
+def _arc_fractions(rays: FloatArray) -> FloatArray:
+    """Fractions (N,), 0 to 1, of the polyline's arc length at rays (N, 2)."""
+    lengths = arc_lengths(rays)
+    if lengths[-1] == 0:  # all rays coincide: only their order is left
+        lengths = np.arange(len(rays), dtype=np.float64)
+    return lengths / lengths[-1]
 
 
 def _lifted(waypoint: LiftedPoint, target: FloatArray, clearance: float) -> LiftedPoint:
@@ -133,9 +134,6 @@ def _lifted(waypoint: LiftedPoint, target: FloatArray, clearance: float) -> Lift
     if clearance >= distance:
         raise ValueError(
             f"A clearance of {clearance:g} m leads beyond the camera, {distance:g} m away: lower "
-            "it, or choose a target frame whose z points up."
+            "it, or choose a target frame whose z axis points up."
         )
     return replace(waypoint, position=waypoint.position * (1 - clearance / distance))
-
-
-__all__ = ["PathHeight", "path_through"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rigid transforms as (4, 4) matrices, and where TF gives them.
+"""Rigid transforms as (4, 4) matrices, and their lookup in TF.
 
 `a_from_b` takes points of frame b to frame a; quaternions are (x, y, z, w).
 """
@@ -17,26 +17,25 @@ from robobrain_ros.core.arrays import FloatArray
 
 
 def checked_rigid(matrix: ArrayLike) -> FloatArray:
-    """Return a rigid transform as a (4, 4) array; ValueError for what isn't one."""
+    """Return a rigid transform as a (4, 4) array; raises ValueError for any other matrix."""
     rigid = np.asarray(matrix, dtype=np.float64)
     if rigid.shape != (4, 4) or not np.isfinite(rigid).all():
         raise ValueError(f"A rigid transform is a finite (4, 4) matrix, not {rigid.tolist()}.")
     rotation = rigid[:3, :3]
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-4 or np.linalg.det(rotation) < 0:
-        raise ValueError(f"A rigid transform has a rotation, not {rotation.tolist()}.")
+        raise ValueError(f"A rigid transform needs a rotation matrix, not {rotation.tolist()}.")
     return rigid
 
 
 def quaternion_from_matrix(matrix: ArrayLike) -> FloatArray:
-    """Quaternion(s) (..., 4) as x, y, z, w with w >= 0 of rotations (..., 3, 3) or rigid transforms
-    (..., 4, 4).
+    """Quaternions (..., 4), x, y, z, w with w >= 0, of rotations (..., 3, 3) or (..., 4, 4).
 
-    4 q q^T is linear in the rotation: its longest row is q (Shepperd 1978). Written out because
-    scipy's Rotation takes a tenth of the millisecond in which ten points are to be lifted.
+    4 q q^T is linear in the rotation, and its longest row is proportional to q (Shepperd 1978).
+    Written out because scipy's Rotation alone takes 0.1 ms, a noticeable part of lifting a point.
     """
     rotation = np.asarray(matrix, dtype=np.float64)[..., :3, :3]
     products = rotation.reshape(-1, 9) @ _PRODUCTS + _ONES
-    longest = products[:, ::5].argmax(axis=1)  # of the diagonals
+    longest = products[:, ::5].argmax(axis=1)  # by the diagonals
     quaternions = products.reshape(-1, 4, 4)[np.arange(len(products)), longest]
     quaternions /= np.sqrt((quaternions**2).sum(axis=1, keepdims=True))
     quaternions[quaternions[:, 3] < 0] *= -1
@@ -44,7 +43,7 @@ def quaternion_from_matrix(matrix: ArrayLike) -> FloatArray:
 
 
 def _products() -> FloatArray:
-    """What each of a rotation's nine numbers adds to 4 q q^T, (9, 16)."""
+    """Coefficients (9, 16) of the rotation's nine numbers in 4 q q^T."""
     added = np.zeros((3, 3, 4, 4))
     for i in range(3):
         j, k = (i + 1) % 3, (i + 2) % 3
@@ -63,8 +62,8 @@ _ONES = np.eye(4).ravel()
 def matrix_from_transform(message: Any) -> FloatArray:
     """(4, 4) matrix of a geometry_msgs/Transform or TransformStamped.
 
-    For the answer to lookup_transform(target, source) it takes points of the source frame to the
-    target frame. Raises ValueError for a quaternion of length 0 and for numbers that aren't finite.
+    The result of lookup_transform(target, source) takes points of the source frame to the target
+    frame. Raises ValueError for a zero quaternion and for numbers that are not finite.
     """
     transform = getattr(message, "transform", message)
     t, q = transform.translation, transform.rotation
@@ -72,10 +71,10 @@ def matrix_from_transform(message: Any) -> FloatArray:
     square = x * x + y * y + z * z + w * w
     if not (square > 0 and math.isfinite(square + abs(t.x) + abs(t.y) + abs(t.z))):
         raise ValueError(
-            f"translation {(t.x, t.y, t.z)}, quaternion {(x, y, z, w)}: numbers are finite, and a "
-            "rotation is no zero quaternion"
+            f"translation {(t.x, t.y, t.z)}, quaternion {(x, y, z, w)}: all numbers must be "
+            "finite, and the quaternion must not be zero"
         )
-    # As Rotation.as_matrix, which takes ten times as long: each request waits for some of them.
+    # Same as scipy's Rotation.as_matrix, in a tenth of the time; every request needs several.
     k = 2.0 / square
     return np.array(
         [
@@ -88,14 +87,14 @@ def matrix_from_transform(message: Any) -> FloatArray:
 
 
 class TransformUnavailable(Exception):
-    """There is no transform between two frames at a time; the message says which and what to do."""
+    """No transform between two frames at a time; the message names them and says what to do."""
 
 
 class TransformLookup:
-    """Matrices from a tf2_ros buffer, without ever waiting.
+    """Non-blocking lookup of matrices in a tf2_ros buffer.
 
-    buffer: a tf2_ros.Buffer or its like. errors: the exceptions of its
-    lookup_transform, (tf2_ros.TransformException,).
+    buffer: a tf2_ros.Buffer. errors: the exceptions that its lookup_transform raises,
+    (tf2_ros.TransformException,); passed in so that this module needs no ROS.
     """
 
     def __init__(self, buffer: Any, errors: tuple[type[Exception], ...]) -> None:
@@ -103,12 +102,12 @@ class TransformLookup:
         self._errors: tuple[type[Exception], ...] = (*errors, ValueError)
 
     def try_lookup(self, target_frame: str, source_frame: str, stamp: Any) -> FloatArray:
-        """Return (4, 4) target_from_source at `stamp`, from what the buffer holds now.
+        """Return (4, 4) target_from_source at `stamp`, from the buffer's present content.
 
-        stamp: whatever the buffer takes as a time. Raises TransformUnavailable; wait and try again
-        while the transform may still be on its way.
+        stamp: a time as the buffer accepts it. Raises TransformUnavailable; retry while the
+        transform may still arrive.
         """
-        # tf2 refuses even this for a frame that it has never heard of.
+        # tf2 raises for a frame that it has not received yet, even here.
         if target_frame == source_frame:
             return np.eye(4)
         return self._matrix(
@@ -121,7 +120,8 @@ class TransformLookup:
     ) -> FloatArray:
         """Return (4, 4) target_from_source, each frame at its own time.
 
-        fixed: a frame that stands still in the world between the two. Otherwise as `try_lookup`.
+        fixed: a frame that does not move in the world between the two times. Errors as of
+        `try_lookup`.
         """
         return self._matrix(
             lambda: self._buffer.lookup_transform_full(
@@ -137,5 +137,5 @@ class TransformLookup:
         except self._errors as error:
             raise TransformUnavailable(
                 f"{what}: {error}. Check that every frame between the two is published, with the "
-                "camera's clock, and that the frames are spelt right."
+                "camera's clock, and that the frame names are correct."
             ) from error

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robobrain_ros.lifting.registration import _finite
+from robobrain_ros.lifting.registration import _clipped
 from robobrain_ros.tf_projection import (
     DepthImage,
     Intrinsics,
@@ -100,7 +100,7 @@ def test_any_depth_camera_beside_is_refused_or_lifts_to_numbers(fx, fy, cx, away
 def test_an_outline_at_the_end_of_the_world_is_drawn_beside_the_image():
     """OpenCV fills polygons row by row, in seconds where a row is a thousand millions away."""
     far = np.array([[3, 4], [1e30, -1e30], [np.inf, 0], [0, np.nan]], np.float32)
-    np.testing.assert_array_equal(_finite(far), np.array([[3, 4], [1e6, -1e6]], np.float32))
+    np.testing.assert_array_equal(_clipped(far), np.array([[3, 4], [1e6, -1e6]], np.float32))
 
 
 @settings(deadline=None)

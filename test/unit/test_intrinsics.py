@@ -255,7 +255,7 @@ class TestLenses:
     def test_a_ray_far_outside_doesnt_fold_back_into_the_image(self):
         """With k1 = -0.3 the radius r - 0.3 r^3 turns at 1 / sqrt(0.9) and is 0 again at 1.83."""
         barrel = Intrinsics(640, 480, CAMERA.matrix, np.array([-0.3, 0, 0, 0, 0]))
-        assert barrel.reach == pytest.approx(1 / np.sqrt(0.9), abs=2e-3)
+        assert barrel.max_radius == pytest.approx(1 / np.sqrt(0.9), abs=2e-3)
         rays = np.array([[1.8, 0.0], [1.0, 0.0]])
         pixels = barrel.project(rays)
         assert np.isnan(pixels[0]).all()
@@ -269,7 +269,7 @@ class TestLenses:
         assert np.isfinite(rays[0]).all() and np.isnan(rays[1:]).all()
 
     def test_a_camera_without_lens_reaches_everywhere(self):
-        assert CAMERA.reach == np.inf
+        assert CAMERA.max_radius == np.inf
 
 
 def test_rays_of_the_scene_are_the_cameras():

@@ -23,7 +23,7 @@ from support.analytic_scene import (
     table_seen_from,
 )
 
-from robobrain_ros.lifting.registration import against_view, cell_size, registered
+from robobrain_ros.lifting.registration import cell_size, check_visibility, register_depth
 from robobrain_ros.tf_projection import (
     DepthImage,
     Intrinsics,
@@ -242,7 +242,7 @@ class TestNoise:
         plane, _ = tilted(20, distance=distance)
         depth = seen_from(POSES[name], plane, noise=np.random.default_rng(1))
         box = np.array([[540.0, 260, 740, 460]])
-        near, _ = registered(depth, COLOR, box, PARAMETERS)
+        near, _ = register_depth(depth, COLOR, box, PARAMETERS)
         exact = render(near.intrinsics(COLOR), plane)
         # Across the line of sight nothing is random: compare where noise is, in inverse depth.
         errors = 1 / near.array.astype(float) - 1 / exact
@@ -298,7 +298,7 @@ class TestOcclusion:
         color, own = camera(640, 480, 600.0), camera(640, 480, 600.0)
         pose = rigid(Rotation.from_euler("y", 12, degrees=True), (-0.25, 0.0, -1.2))
         depth = seen_from(pose, BLOCK, WALL, own=own)
-        near, _ = registered(depth, color, np.array([[0, 0, 640, 480.0]]), PARAMETERS)
+        near, _ = register_depth(depth, color, np.array([[0, 0, 640, 480.0]]), PARAMETERS)
         ray = all_rays(color)[..., :2] * 0.6
         inside = (np.abs(ray) < 0.09).all(axis=-1)
         np.testing.assert_allclose(near.array[inside], 0.6, atol=1e-3)
@@ -310,7 +310,7 @@ class TestOcclusion:
         # (-0.075, 0) through the block's edge (0.1, 0.6), that is x > 0.2167 m.
         hidden = pixels_of([[x, y, 1.0] for x in (0.18, 0.19, 0.2) for y in (-0.1, 0.0, 0.1)])
         box = np.array([[*hidden.min(axis=0), *hidden.max(axis=0)]])
-        near, _ = registered(depth, COLOR, box + [-60, -20, 60, 20], PARAMETERS)
+        near, _ = register_depth(depth, COLOR, box + [-60, -20, 60, 20], PARAMETERS)
         cells = np.rint(near.intrinsics(COLOR).project(COLOR.rays(hidden))).astype(int)
         assert np.isnan(near.array[cells[:, 1], cells[:, 0]]).all()
         for lifted in lift(hidden, depth):
@@ -331,7 +331,7 @@ class TestOcclusion:
         turn = Rotation.from_euler("z", 7, degrees=True)
         block = Box(rigid(turn, (0.0, 0.0, 0.65)), (0.2, 0.2, 0.1))
         depth = seen_from(pose, block, WALL)
-        near, _ = registered(depth, color, np.array([[0.0, 0, 1280, 720]]), PARAMETERS)
+        near, _ = register_depth(depth, color, np.array([[0.0, 0, 1280, 720]]), PARAMETERS)
         grid = near.intrinsics(color)
         front = all_rays(grid)[..., :2] * 0.6 @ turn.as_matrix()[:2, :2]
         outside = (np.abs(front).max(axis=-1) - 0.1) * grid.focal / 0.6  # cells
@@ -343,7 +343,7 @@ class TestOcclusion:
     def test_nothing_is_seen_through_the_back_of_a_board(self):
         """The depth camera looks at one side of a board, color at the other."""
         pose = rigid(Rotation.from_euler("y", 180, degrees=True), (0.0, 0.0, 2.0))
-        near, seen = registered(
+        near, seen = register_depth(
             seen_from(pose, WALL), COLOR, np.array([[500, 300, 700, 400.0]]), PARAMETERS
         )
         assert seen.all() and np.isnan(near.array).all()
@@ -354,7 +354,7 @@ class TestRegistered:
 
     def test_is_filled_inside_the_boxes_only(self):
         boxes = np.array([[300.0, 200, 380, 260], [700, 400, 760, 480]])
-        near, seen = registered(self.DEPTH, COLOR, boxes, PARAMETERS)
+        near, seen = register_depth(self.DEPTH, COLOR, boxes, PARAMETERS)
         assert near.encoding == "32FC1" and near.array.dtype == np.float32
         assert near.color_from_depth is None
         assert seen.all()
@@ -370,11 +370,11 @@ class TestRegistered:
             assert filled or np.isnan(near.array[~within]).all()
 
     def test_has_the_depth_cameras_resolution_but_not_more_than_colors(self):
-        near, _ = registered(self.DEPTH, COLOR, np.empty((0, 4)), PARAMETERS)
+        near, _ = register_depth(self.DEPTH, COLOR, np.empty((0, 4)), PARAMETERS)
         assert near.intrinsics(COLOR).focal == pytest.approx(DEPTH.focal, rel=2e-3)
         assert np.isnan(near.array).all()
         coarse = camera(640, 480, 300.0)
-        near, _ = registered(self.DEPTH, coarse, np.empty((0, 4)), PARAMETERS)
+        near, _ = register_depth(self.DEPTH, coarse, np.empty((0, 4)), PARAMETERS)
         assert near.intrinsics(coarse) is coarse and cell_size(self.DEPTH, coarse) == 1
 
     def test_says_what_the_depth_camera_can_see(self):
@@ -395,17 +395,17 @@ class TestRegistered:
             ],
             float,
         )
-        _, seen = registered(depth, COLOR, boxes, PARAMETERS)
+        _, seen = register_depth(depth, COLOR, boxes, PARAMETERS)
         np.testing.assert_array_equal(seen, [True, True, False, False, False, False])
         far_only = LiftParameters(min_depth=2.0)
-        _, seen = registered(depth, COLOR, boxes, far_only)
+        _, seen = register_depth(depth, COLOR, boxes, far_only)
         np.testing.assert_array_equal(seen, [True, False, False, False, False, False])
 
     def test_ignores_where_the_driver_left_holes(self):
         array = self.DEPTH.array.copy()
         array[:, ::3] = [[np.nan, -1.0, np.inf, 0.0][i % 4] for i in range(len(array[0, ::3]))]
         depth = DepthImage(array, "32FC1", DEPTH, POSES["75 mm"])
-        near, _ = registered(depth, COLOR, np.array([[500.0, 300, 700, 400]]), PARAMETERS)
+        near, _ = register_depth(depth, COLOR, np.array([[500.0, 300, 700, 400]]), PARAMETERS)
         np.testing.assert_allclose(near.array[np.isfinite(near.array)], 1.0, atol=1e-4)
         assert np.isfinite(near.array).sum() > 3000
 
@@ -423,10 +423,10 @@ class TestRegistered:
     def test_refuses_a_pose_that_isnt_rigid(self, wrong):
         depth = DepthImage(self.DEPTH.array, "32FC1", DEPTH, wrong)
         with pytest.raises(ValueError, match="rigid"):
-            registered(depth, COLOR, np.array([[0.0, 0, 9, 9]]), PARAMETERS)
+            register_depth(depth, COLOR, np.array([[0.0, 0, 9, 9]]), PARAMETERS)
 
 
-class TestAgainstView:
+class TestVisibility:
     def test_knows_free_space_from_what_is_hidden(self):
         depth = seen_from(POSES["30 degrees"], BLOCK, WALL)
         points = np.array(
@@ -439,9 +439,9 @@ class TestAgainstView:
                 [np.nan, 0, 1],
             ]
         )
-        inside, through = against_view(points, depth, COLOR, PARAMETERS)
+        inside, is_free = check_visibility(points, depth, COLOR, PARAMETERS)
         np.testing.assert_array_equal(inside, [True, True, True, True, False, False])
-        np.testing.assert_array_equal(through, [False, False, True, False, False, False])
+        np.testing.assert_array_equal(is_free, [False, False, True, False, False, False])
 
 
 class TestStatus:

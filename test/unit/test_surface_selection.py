@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose a pixel is, where depth is wrong or missing but the color image shows it."""
+"""Surface selection where depth is wrong or missing but the color image shows the edge."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from support.analytic_scene import as_metres, camera
 
 from robobrain_ros.lifting.parameters import LiftParameters
-from robobrain_ros.lifting.surface_selection import settled_surfaces, surfaces_in
+from robobrain_ros.lifting.surface_selection import label_surfaces, unambiguous_surfaces
 from robobrain_ros.tf_projection import LiftStatus, lift_points
 
 CAMERA = camera()
@@ -96,7 +96,7 @@ class TestSurfaces:
     PARAMETERS = LiftParameters()
 
     def labels(self, *patches):
-        return surfaces_in(np.array(patches, np.float32), 525.0, self.PARAMETERS)
+        return label_surfaces(np.array(patches, np.float32), 525.0, self.PARAMETERS)
 
     def test_end_at_a_jump(self):
         patch = np.where(np.arange(11) < 6, 0.7, 1.0) * np.ones((11, 1))
@@ -120,11 +120,11 @@ class TestSurfaces:
         (labels,) = self.labels(noisy)
         assert len(np.unique(labels)) == 1
 
-    def test_are_settled_only_away_from_others(self):
+    def test_are_unambiguous_only_away_from_others(self):
         def patch(edge):
             return np.where(np.arange(11) < edge, 0.7, 1.0) * np.ones((11, 1))
 
         labels = self.labels(patch(11), patch(9), patch(8), patch(7), np.full((11, 11), np.nan))
-        own, _, settled = settled_surfaces(labels, self.PARAMETERS)
-        assert settled.tolist() == [True, True, True, False, False]
-        assert own[1].sum() == 9 * 11 and not own[4].any()
+        selected, _, unambiguous = unambiguous_surfaces(labels, self.PARAMETERS)
+        assert unambiguous.tolist() == [True, True, True, False, False]
+        assert selected[1].sum() == 9 * 11 and not selected[4].any()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trajectories as 3D paths: what geometry says of lines that are drawn over an image."""
+"""Policies for waypoints in 3D, against the geometry of lines in an image."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from support.analytic_scene import Plane, Sphere, as_metres, camera, render, rigid
 
-from robobrain_ros.lifting.trajectories import PathHeight, path_through
-from robobrain_ros.tf_projection import LiftedPoint, LiftStatus, lift_points
+from robobrain_ros.lifting.trajectories import apply_path_height
+from robobrain_ros.tf_projection import LiftedPoint, LiftStatus, PathHeight, lift_points
 
 CAMERA = camera()
 IDENTITY = np.eye(4)
@@ -58,7 +58,7 @@ def line(pixels, depths, target=IDENTITY):
 
 
 def through(points, rays, policy, target=IDENTITY, clearance=0.1):
-    return path_through(points, rays, target, policy, clearance)
+    return apply_path_height(points, rays, target, policy, clearance)
 
 
 def positions(points):
@@ -211,7 +211,7 @@ class TestArguments:
     @pytest.mark.parametrize("policy", [*PathHeight, "surface", "interpolate", "lift"])
     def test_without_a_transform_nothing_changes(self, policy):
         points, rays = line(CURVED[:3], (None, None, None))
-        path = path_through(points, rays, None, policy, 0.1)
+        path = apply_path_height(points, rays, None, policy, 0.1)
         assert path is not points
         assert all(after is before for after, before in zip(path, points, strict=True))
 
@@ -256,7 +256,7 @@ def test_order_and_inputs_are_kept_and_positions_stay_on_the_line(drawn, policy,
         for ray, (_, depth) in zip(rays, drawn)
     ]
     before, rays_before = copy.deepcopy(points), rays.copy()
-    path = path_through(points, rays, target, policy, 0.1)
+    path = apply_path_height(points, rays, target, policy, 0.1)
     for point, copied in zip(points, before, strict=True):
         assert_same(point, copied)
     np.testing.assert_array_equal(rays, rays_before)
