@@ -85,16 +85,14 @@ METHODS: dict[str, Callable[[Observation, Asked], FloatArray]] = {
 
 
 def _placed(seen: Observation, asked: Asked, depths: FloatArray) -> FloatArray:
-    rays = np.column_stack([seen.intrinsics.rays(asked.pixels), np.ones(len(depths))])
     pose = seen.target_from_camera
-    return (rays * depths[:, None]) @ pose[:3, :3].T + pose[:3, 3]
+    return seen.intrinsics.back_project(asked.pixels, depths) @ pose[:3, :3].T + pose[:3, 3]
 
 
 def truth(seen: Observation, asked: Asked) -> FloatArray:
     """True positions (N, 3) in the table frame."""
     columns, rows = asked.pixels.astype(int).T
-    rays = np.column_stack([seen.intrinsics.rays(asked.pixels), np.ones(len(rows))])
-    points = rays * seen.true.depth[rows, columns, None]
+    points = seen.intrinsics.back_project(asked.pixels, seen.true.depth[rows, columns])
     return points @ seen.true_pose[:3, :3].T + seen.true_pose[:3, 3]
 
 

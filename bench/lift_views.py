@@ -82,7 +82,7 @@ def _aligned(
     measured = _measure(sensor, frame, table.K, rng)
     depth = DepthImage(_millimetres(measured), "16UC1")
     return Observation(
-        "aligned", far, frame.rgb, _intrinsics(table), depth, measured, pose, pose, frame, pose
+        "aligned", far, frame.rgb, table.intrinsics, depth, measured, pose, pose, frame, pose
     )
 
 
@@ -96,9 +96,9 @@ def _other_camera(
 ) -> Observation:
     frame = _render(color, pose)
     measured = _measure(sensor, _render(depth, pose @ _COLOR_FROM_DEPTH), depth.K, rng)
-    image = DepthImage(_millimetres(measured), "16UC1", _intrinsics(depth), _COLOR_FROM_DEPTH)
+    image = DepthImage(_millimetres(measured), "16UC1", depth.intrinsics, _COLOR_FROM_DEPTH)
     aligned = aligned_by_driver(measured, depth.K, _COLOR_FROM_DEPTH, color.K, SIZE)
-    intrinsics = _intrinsics(color)
+    intrinsics = color.intrinsics
     return Observation(
         "other camera", far, frame.rgb, intrinsics, image, aligned, pose, pose, frame, pose
     )
@@ -117,7 +117,7 @@ def _moving(
     by_tf, later = motion.by_tf(0.0), motion.by_tf(DEPTH_DELAY)
     image = DepthImage(_millimetres(measured), "16UC1", None, np.linalg.inv(by_tf) @ later)
     latest = motion.by_tf(INFERENCE)
-    intrinsics = _intrinsics(table)
+    intrinsics = table.intrinsics
     return Observation(
         "moving camera", far, frame.rgb, intrinsics, image, measured, by_tf, latest, frame, pose
     )
@@ -196,10 +196,6 @@ def _measure(
 
 def _millimetres(metres: FloatArray) -> NDArray[np.uint16]:
     return np.rint(1000 * np.nan_to_num(metres)).astype(np.uint16)
-
-
-def _intrinsics(table: Tabletop) -> Intrinsics:
-    return Intrinsics(table.width, table.height, table.K, np.empty(0))
 
 
 def _moved_along_view(pose: FloatArray, factor: float) -> FloatArray:

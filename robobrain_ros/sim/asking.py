@@ -136,7 +136,7 @@ class DepthView:
         pixels = CvBridge().imgmsg_to_cv2(image, desired_encoding="passthrough")
         depth = depth_to_metres(pixels, image.encoding)
         return Obstacles.from_depth(
-            depth, Intrinsics.from_camera_info(info).matrix, matrix_from_transform(stamped)
+            depth, Intrinsics.from_camera_info(info), matrix_from_transform(stamped)
         )
 
 

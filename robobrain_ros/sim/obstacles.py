@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robobrain_ros.core.arrays import BoolArray, FloatArray
 from robobrain_ros.sim.grasping import Extent, Grasp
+from robobrain_ros.tf_projection import Intrinsics
 
 _STRIDE = 2  # pixels
 _LOWEST, _HIGHEST = 0.015, 0.40  # above the table's noise; and no higher than anything stands
@@ -32,14 +34,14 @@ class Obstacles:
 
     @classmethod
     def from_depth(
-        cls, depth: FloatArray, intrinsics: FloatArray, table_from_optical: FloatArray
+        cls, depth: NDArray[np.floating], intrinsics: Intrinsics, table_from_optical: FloatArray
     ) -> Obstacles:
-        """depth (H, W): metres, NaN = hole. intrinsics (3, 3), pose (4, 4) of the camera."""
+        """Points of a depth image (H, W; metres, NaN = hole), seen from a pose (4, 4)."""
         rows, columns = np.mgrid[: depth.shape[0] : _STRIDE, : depth.shape[1] : _STRIDE]
         z = depth[rows, columns].astype(np.float64)
-        pixels = np.stack([columns, rows, np.ones(z.shape)], axis=-1)
-        rays = pixels @ np.linalg.inv(intrinsics).T
-        points = (rays * z[..., None])[np.isfinite(z)]
+        known = np.isfinite(z)
+        pixels = np.column_stack([columns[known], rows[known]]).astype(np.float64)
+        points = intrinsics.back_project(pixels, z[known])
         points = points @ table_from_optical[:3, :3].T + table_from_optical[:3, 3]
         return cls(points[(points[:, 2] > _LOWEST) & (points[:, 2] < _HIGHEST)])
 

@@ -18,7 +18,6 @@ from robobrain_ros.sim.tabletop import PART_BIT, Tabletop, labels_of
 from robobrain_ros.sim.truth import mask_box
 from robobrain_ros.tf_projection import (
     DepthImage,
-    Intrinsics,
     LiftStatus,
     lift_boxes,
     lift_points,
@@ -41,9 +40,9 @@ class Oracle:
         measured = StereoDepthSensor().measure(frame.depth, table.K, noise, rgb=frame.rgb)
         self._rgb = frame.rgb
         self._depth = DepthImage(np.rint(1000 * np.nan_to_num(measured)).astype("u2"), "16UC1")
-        self._intrinsics = Intrinsics(table.width, table.height, table.K, np.empty(0))
+        self._intrinsics = table.intrinsics
         self._pose = table.world_from_optical
-        self.obstacles = Obstacles.from_depth(measured, table.K, self._pose)
+        self.obstacles = Obstacles.from_depth(measured, self._intrinsics, self._pose)
         self._names = [item.name for item in table.objects]
 
     def about(self, name: str) -> OracleAnswers:

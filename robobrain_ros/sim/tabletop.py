@@ -23,6 +23,7 @@ from robobrain_ros.sim.pool import (
     load_pool,
 )
 from robobrain_ros.sim.variety import SHIFTED, TRAINING, Variety
+from robobrain_ros.tf_projection import Intrinsics
 
 __all__ = [
     "ARM_CODE",
@@ -171,6 +172,11 @@ class Tabletop:
     def instances(self) -> tuple[Instance, ...]:
         """What of the pool stands on the table, in the order of `objects`."""
         return self._instances
+
+    @property
+    def intrinsics(self) -> Intrinsics:
+        """The camera's intrinsics, K with the size of the image."""
+        return Intrinsics(self.width, self.height, self.K, np.empty(0))
 
     def project(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Pixels (N, 2) as (u, v) of points (N, 3) in the table frame; NaN behind the camera."""

@@ -23,7 +23,7 @@ class Truth:
         self.frame: Frame = table.render()
         self.objects: tuple[SceneObject, ...] = table.objects
         self._labels = {item.name: label for label, item in enumerate(table.objects, start=1)}
-        self._intrinsics = table.K
+        self._intrinsics = table.intrinsics
         self._table_from_optical = table.world_from_optical
 
     def askable(self) -> list[str]:
@@ -49,9 +49,8 @@ class Truth:
         """Return the visible surface, (N, 3) metres in the table's frame."""
         rows, columns = np.nonzero(self.mask(name))
         depth = self.frame.depth[rows, columns].astype(np.float64)
-        pixels = np.stack([columns, rows, np.ones(len(rows))])
-        rays = np.linalg.inv(self._intrinsics) @ pixels
-        points = (rays * depth).T
+        pixels = np.column_stack([columns, rows]).astype(np.float64)
+        points = self._intrinsics.back_project(pixels, depth)
         return points @ self._table_from_optical[:3, :3].T + self._table_from_optical[:3, 3]
 
     def distance_mm(self, name: str, position: tuple[float, float, float]) -> float:

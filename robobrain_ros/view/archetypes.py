@@ -116,14 +116,14 @@ def cloud(
     width, height = depth.size
     window = depth.window(np.array([0, 0, width - 1, height - 1], np.float64), max_points)
     known = window.metres <= max_depth  # holes are NaN
-    rays = depth.intrinsics(colour).rays(window.pixels[known])
     metres = window.metres[known]
-    points = np.column_stack([rays, np.ones(len(rays))]) * metres[:, None]
+    points = depth.intrinsics(colour).back_project(window.pixels[known], metres)
     tints = np.full((len(points), 3), 150, np.uint8)
     if of_colour:
         size = np.array(seen.rgb.shape[1::-1])
         # The same rays, whatever the two sizes.
-        pixels = np.nan_to_num(np.rint(colour.project(rays))).astype(np.intp)
+        pixels = colour.project(points[:, :2] / points[:, 2:])
+        pixels = np.nan_to_num(np.rint(pixels)).astype(np.intp)
         column, row = np.clip(pixels, 0, size - 1).T
         tints = seen.rgb[row, column]
     # As large as the gap between neighbours in the middle of the scene.
