@@ -31,7 +31,6 @@ from robobrain_ros.core.results import Result
 from robobrain_ros.core.tasks import TaskKind, Think
 from robobrain_ros.engines.local.checkpoint import NANO_DIRECTORY
 from robobrain_ros.engines.local.processor import Encoder
-from robobrain_ros.lifting.transforms import matrix_from_transform
 from robobrain_ros.ros import conversions
 from robobrain_ros.ros.acquisition import Poses
 from robobrain_ros.ros.camera import Snapshot
@@ -44,6 +43,7 @@ from robobrain_ros.tf_projection import (
     TransformLookup,
     lift_boxes,
     lift_points,
+    matrix_from_transform,
 )
 from robobrain_ros.visualization.annotate import draw
 

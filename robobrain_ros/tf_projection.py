@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The public face of lifting: pixels and boxes of a camera image to 3D in a target frame.
+"""Public interface of lifting: pixels and boxes of a color image to 3D in a target frame.
 
-Pure: numpy in, dataclasses out; the one class that meets TF takes the buffer it is given. Units are
-metres, quaternions are (x, y, z, w), matrices `a_from_b` take points of frame b to frame a, and the
-camera frame is the optical frame of REP-103 (x right, y down, z forward).
+Pure: numpy arrays in, dataclasses out; `TransformLookup` works on the TF buffer that it is given.
+Units are metres, quaternions are (x, y, z, w), matrices `a_from_b` take points of frame b to
+frame a, and the camera frame is the optical frame of REP-103 (x right, y down, z forward).
 """
 
 from robobrain_ros.core.results import LiftedPoint, LiftedRegion, LiftStatus
