@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far lifted points are from the truth, ours and as others lift them, on the same depth.
+"""Accuracy of lifted points against ground truth, compared with two common ways of lifting.
 
     make bench-lift
 
-Simulated tables under a stereo camera's noise and holes (robobrain_ros/sim/depth_sensor.py): depth
-aligned to color, depth of a second camera, and a moving camera. Points are drawn on objects, as
-many of each difficulty. Compared with the depth at the pixel, and with the median depth of the
-object's box. The last line is machine-readable.
+Simulated tables with a stereo camera's noise and holes (robobrain_ros/sim/depth_sensor.py): depth
+aligned to color, depth of a second camera, and a moving camera. Points are sampled on objects, the
+same number of each difficulty. Compared with the depth at the pixel and with the median depth of
+the object's box. The last line is machine-readable.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ _TIMED = 10  # points at a time
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """Pixels (N, 2) of one difficulty in one observation, and the boxes (N, 4) of their objects,
-    NaN for what is no object.
+class Sample:
+    """Pixels (N, 2) of one difficulty in one observation, and the boxes (N, 4) of their objects.
+
+    A box is NaN where the pixel is on no object.
     """
 
     difficulty: str
@@ -50,10 +51,10 @@ class Asked:
     boxes: FloatArray
 
 
-def ours(seen: Observation, asked: Asked) -> FloatArray:
+def ours(seen: Observation, sample: Sample) -> FloatArray:
     """Positions (N, 3) in the table frame, NaN where refused."""
     lifted = lift_points(
-        asked.pixels, seen.depth, seen.intrinsics, seen.target_from_camera, rgb=seen.rgb
+        sample.pixels, seen.depth, seen.intrinsics, seen.target_from_camera, rgb=seen.rgb
     )
     positions = [
         point.position if point.status is LiftStatus.OK else np.full(3, np.nan) for point in lifted
@@ -61,43 +62,43 @@ def ours(seen: Observation, asked: Asked) -> FloatArray:
     return np.array(positions)
 
 
-def depth_at_pixel(seen: Observation, asked: Asked) -> FloatArray:
-    """What depth[v, u] says, in the drivers' aligned depth."""
-    columns, rows = np.rint(asked.pixels).astype(int).T
-    return _placed(seen, asked, seen.aligned[rows, columns])
+def depth_at_pixel(seen: Observation, sample: Sample) -> FloatArray:
+    """Positions (N, 3) by depth[v, u] of the driver's aligned depth."""
+    columns, rows = np.rint(sample.pixels).astype(int).T
+    return _placed(seen, sample, seen.aligned[rows, columns])
 
 
-def median_of_box(seen: Observation, asked: Asked) -> FloatArray:
-    """The median depth of the object's box, along the pixel's ray."""
+def median_of_box(seen: Observation, sample: Sample) -> FloatArray:
+    """Positions (N, 3) by the median depth of the object's box, along the pixel's ray."""
     depths = []
-    for box in asked.boxes:
+    for box in sample.boxes:
         x1, y1, x2, y2 = np.nan_to_num(box).astype(int)
         inside = seen.aligned[y1:y2, x1:x2]
         depths.append(np.nanmedian(inside) if np.isfinite(inside).any() else np.nan)
-    return _placed(seen, asked, np.array(depths))
+    return _placed(seen, sample, np.array(depths))
 
 
-METHODS: dict[str, Callable[[Observation, Asked], FloatArray]] = {
+METHODS: dict[str, Callable[[Observation, Sample], FloatArray]] = {
     OURS: ours,
     PIXEL: depth_at_pixel,
     BOX: median_of_box,
 }
 
 
-def _placed(seen: Observation, asked: Asked, depths: FloatArray) -> FloatArray:
+def _placed(seen: Observation, sample: Sample, depths: FloatArray) -> FloatArray:
     pose = seen.target_from_camera
-    return seen.intrinsics.back_project(asked.pixels, depths) @ pose[:3, :3].T + pose[:3, 3]
+    return seen.intrinsics.back_project(sample.pixels, depths) @ pose[:3, :3].T + pose[:3, 3]
 
 
-def truth(seen: Observation, asked: Asked) -> FloatArray:
+def truth(seen: Observation, sample: Sample) -> FloatArray:
     """True positions (N, 3) in the table frame."""
-    columns, rows = asked.pixels.astype(int).T
-    points = seen.intrinsics.back_project(asked.pixels, seen.true.depth[rows, columns])
+    columns, rows = sample.pixels.astype(int).T
+    points = seen.intrinsics.back_project(sample.pixels, seen.true.depth[rows, columns])
     return points @ seen.true_pose[:3, :3].T + seen.true_pose[:3, 3]
 
 
-def draw(seen: Observation, count: int, rng: np.random.Generator) -> list[Asked]:
-    """Draw up to `count` pixels of each difficulty."""
+def draw(seen: Observation, count: int, rng: np.random.Generator) -> list[Sample]:
+    """Sample up to `count` pixels of each difficulty."""
     masks = difficulties(seen, *(FAR if seen.far else NEAR))
     if seen.far:
         masks = {"far": masks["on objects"]}
@@ -111,13 +112,15 @@ def draw(seen: Observation, count: int, rng: np.random.Generator) -> list[Asked]
             chosen = rng.choice(rows.size, min(count, rows.size), replace=False)
             rows, columns = rows[chosen], columns[chosen]
             of_objects = np.array([boxes[label] for label in labels[rows, columns]], float)
-            drawn.append(Asked(name, np.column_stack([columns, rows]).astype(float), of_objects))
+            drawn.append(Sample(name, np.column_stack([columns, rows]).astype(float), of_objects))
     return drawn
 
 
 class Scores:
-    """Errors in metres by (method, setup, difficulty), NaN where refused; seconds that ten points
-    of aligned depth took by (method, difficulty).
+    """Errors and run times.
+
+    errors: metres by (method, setup, difficulty), NaN where refused. seconds: for ten points of
+    aligned depth, by (method, difficulty).
     """
 
     def __init__(self) -> None:
@@ -125,15 +128,17 @@ class Scores:
         self.latest: list[float] = []
         self.seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
 
-    def add(self, seen: Observation, asked: Asked) -> None:
-        exact = truth(seen, asked)
+    def add(self, seen: Observation, sample: Sample) -> None:
+        exact = truth(seen, sample)
         for name, method in METHODS.items():
-            found = method(seen, asked)
-            if len(asked.pixels) == _TIMED and seen.setup == "aligned":
-                taken = timeit.repeat(lambda method=method: method(seen, asked), number=1, repeat=3)
-                # As timeit says: what takes longer is other programs' doing.
-                self.seconds[name, asked.difficulty].append(min(taken))
-            self.errors[name, seen.setup, asked.difficulty] += list(
+            found = method(seen, sample)
+            if len(sample.pixels) == _TIMED and seen.setup == "aligned":
+                taken = timeit.repeat(
+                    lambda method=method: method(seen, sample), number=1, repeat=3
+                )
+                # The minimum, as timeit recommends: longer times are caused by other processes.
+                self.seconds[name, sample.difficulty].append(min(taken))
+            self.errors[name, seen.setup, sample.difficulty] += list(
                 np.linalg.norm(found - exact, axis=1)
             )
             if name == OURS and seen.setup == "moving camera":
@@ -142,7 +147,7 @@ class Scores:
     def of(
         self, method: str, setups: Sequence[str] = (), difficulties: Sequence[str] = ()
     ) -> FloatArray:
-        """Return the errors (N,) of a method, of all setups or difficulties where none is named."""
+        """Return the errors (N,) of a method; no setups or difficulties select all."""
         return np.array(
             [
                 error
@@ -162,7 +167,7 @@ def _error_with_latest(seen: Observation, found: FloatArray, exact: FloatArray) 
 
 @dataclass(frozen=True)
 class Summary:
-    """Of the errors of one method, in millimetres; shares of all that was asked."""
+    """Statistics of one method's errors: millimetres, and shares of all samples."""
 
     count: int
     median: float
@@ -186,15 +191,16 @@ class Summary:
         )
 
 
-def normal_errors(seen: Observation, asked: Asked) -> list[float]:
-    """Angles (degrees) between normals lifted from what was measured and from exact depth; NaN for
-    points that are refused or have no normal.
+def normal_errors(seen: Observation, sample: Sample) -> list[float]:
+    """Angles (degrees) between normals lifted from measured and from exact depth.
+
+    NaN for points that are refused or have no normal.
     """
     exact = DepthImage(seen.true.depth, "32FC1")
     pairs = zip(
-        lift_points(asked.pixels, exact, seen.intrinsics, seen.true_pose),
+        lift_points(sample.pixels, exact, seen.intrinsics, seen.true_pose),
         lift_points(
-            asked.pixels, seen.depth, seen.intrinsics, seen.target_from_camera, rgb=seen.rgb
+            sample.pixels, seen.depth, seen.intrinsics, seen.target_from_camera, rgb=seen.rgb
         ),
     )
     return [
@@ -210,9 +216,10 @@ def _normal(point: LiftedPoint) -> FloatArray:
 
 
 def box_errors(seen: Observation) -> list[tuple[float, float]]:
-    """Of each object's box, given its true 2D box: how far the surface's centre is from the true
-    surface, and the size of the visible part from the true one along the worst axis; millimetres,
-    NaN where refused.
+    """Errors (mm) of each object's 3D box, given its true 2D box; NaN where refused.
+
+    The distance of the surface's centre from the true surface, and the error of the visible part's
+    size along the worst axis.
     """
     errors = []
     for label in np.unique(seen.true.labels)[1:]:
@@ -220,7 +227,7 @@ def box_errors(seen: Observation) -> list[tuple[float, float]]:
         if len(rows) < 300:
             continue
         pixels = np.column_stack([columns, rows]).astype(float)
-        surface = truth(seen, Asked("", pixels, np.empty((0, 4))))
+        surface = truth(seen, Sample("", pixels, np.empty((0, 4))))
         box = mask_box(seen.true.labels == label)
         (region,) = lift_boxes([box], seen.depth, seen.intrinsics, seen.target_from_camera)
         if region.position is None:
@@ -237,7 +244,7 @@ SETUPS = ("aligned", "other camera", "moving camera")
 
 
 def report(scores: Scores) -> dict[str, float]:
-    """Print the tables; return the figures of the last line."""
+    """Print the tables; return the metrics of the last line."""
     print(f"{'':34}{'n':>6}{'median':>9}{'p95':>9}{'worst':>9}{'wrong':>8}{'refused':>9}   (mm)")
     rows = [("all, 0.4-1.2 m", (), EQUAL_PARTS)]
     rows += [(f"  {setup}", (setup,), EQUAL_PARTS) for setup in SETUPS]
@@ -269,7 +276,7 @@ def report(scores: Scores) -> dict[str, float]:
 
 
 def report_normals(errors: FloatArray) -> None:
-    """Print how good normals of plain surfaces are, (N,) as of `normal_errors`."""
+    """Print statistics of the normals of plain surfaces, (N,) as of `normal_errors`."""
     known = errors[np.isfinite(errors)]
     median, p95 = np.percentile(known, (50, 95))
     print(
@@ -279,7 +286,7 @@ def report_normals(errors: FloatArray) -> None:
 
 
 def report_boxes(errors: FloatArray) -> None:
-    """Print how good 3D boxes are, (N, 2) as of `box_errors`."""
+    """Print statistics of 3D boxes, (N, 2) as of `box_errors`."""
     answered = errors[np.isfinite(errors[:, 0])]
     centre, size = np.percentile(answered, (50, 95), axis=0).T
     print(
@@ -304,10 +311,10 @@ def main() -> None:
     options = parser.parse_args()
     scores, rng, boxes, normals = Scores(), np.random.default_rng(0), [], []
     for seen in observations(options.scenes, StereoDepthSensor()):
-        for asked in draw(seen, options.points, rng):
-            scores.add(seen, asked)
-            if asked.difficulty == "flat":
-                normals += normal_errors(seen, asked)
+        for sample in draw(seen, options.points, rng):
+            scores.add(seen, sample)
+            if sample.difficulty == "flat":
+                normals += normal_errors(seen, sample)
         if not seen.far:
             boxes += box_errors(seen)
     report_normals(np.array(normals))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a robot's RGB-D camera measures of simulated tables, beside what is true."""
+"""Simulated views of a robot's RGB-D camera, with ground truth."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SIZE, DEPTH_SIZE = (640, 480), (512, 384)
 CLOSER, FAR = (0.55, 1.1), (1.7, 2.2)  # of the scene's own camera distance, 0.8 to 1.05 m
 _LOOK_AT = np.array([0.0, 0.0, 0.03])  # the middle of the objects, table frame
 
-# The depth camera of a RealSense D435, beside its color camera and never quite parallel.
+# The depth camera of a RealSense D435, next to its color camera and not exactly parallel to it.
 _COLOR_FROM_DEPTH = np.eye(4)
 _COLOR_FROM_DEPTH[:3, :3] = Rotation.from_euler("xyz", (0.4, -0.6, 0.3), degrees=True).as_matrix()
 _COLOR_FROM_DEPTH[:3, 3] = (-0.015, 0.0003, 0.0004)
 
-# The camera on an arm or a base: as fast as the TF of one can be trusted, and depth that is taken
-# half a frame after color. Inference ends when the answer is there.
+# A camera on an arm or a base, as fast as its TF is still accurate, with depth measured half a
+# frame after color, and a typical duration of inference.
 SPEED, TURN, DEPTH_DELAY, INFERENCE = 0.5, 1.0, 0.0167, 2.0  # m/s, rad/s, s, s
 _TF_PERIOD = 0.02
 
@@ -36,10 +36,10 @@ _TF_PERIOD = 0.02
 class Observation:
     """One color image with its depth.
 
-    rgb: (H, W, 3). depth: as a driver gives it. aligned: (H, W) metres, NaN = hole: the same depth
-    as drivers align it to color, for methods that need that. target_from_camera, latest: (4, 4),
-    table from optical frame, by TF at the image's stamp and when inference has ended. true: exact
-    depth, (H, W) metres, and labels; true_pose: (4, 4).
+    rgb: (H, W, 3). depth: as published by a driver. aligned: (H, W) metres, NaN = hole: the same
+    depth as drivers align it to color, for methods that need it. target_from_camera, latest:
+    (4, 4), table from optical frame, by TF at the image's stamp and at the end of inference. true:
+    exact depth, (H, W) metres, and labels; true_pose: (4, 4).
     """
 
     setup: str
@@ -124,7 +124,7 @@ def _moving(
 
 
 class Motion:
-    """A camera that passes `pose` at time 0, and what TF says of it between its samples."""
+    """A camera that passes `pose` at time 0, and its pose by TF between TF's samples."""
 
     def __init__(self, pose: FloatArray, rng: np.random.Generator) -> None:
         self._pose = pose
@@ -209,11 +209,11 @@ def _unit(vector: FloatArray) -> FloatArray:
 
 
 def difficulties(seen: Observation, nearest: float, farthest: float) -> dict[str, BoolArray]:
-    """Masks (H, W) of the pixels at these true depths (m) that are easy or hard in some way.
+    """Masks (H, W) of the pixels at these true depths (m), by difficulty.
 
-    flat: no jump in depth within 8 pixels. edge: a jump within 4, on either side of it. thin: on
-    an object's part that is at most 8 pixels wide. hole: no depth was measured. on objects:
-    anywhere on one.
+    flat: no depth jump within 8 pixels. edge: a jump within 4 pixels, on either side of it. thin:
+    on a part of an object that is at most 8 pixels wide. hole: no depth was measured. on objects:
+    anywhere on an object.
     """
     depth = seen.true.depth
     kernel = np.ones((3, 3), np.uint8)
