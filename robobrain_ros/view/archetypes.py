@@ -116,15 +116,14 @@ def cloud(
     width, height = depth.size
     window = depth.window(np.array([0, 0, width - 1, height - 1], np.float64), max_points)
     known = window.metres <= max_depth  # holes are NaN
-    metres = window.metres[known]
-    points = depth.intrinsics(colour).back_project(window.pixels[known], metres)
+    pixels, metres = window.pixels[known], window.metres[known]
+    points = depth.intrinsics(colour).back_project(pixels, metres)
     tints = np.full((len(points), 3), 150, np.uint8)
     if of_colour:
         size = np.array(seen.rgb.shape[1::-1])
         # The same rays, whatever the two sizes.
-        pixels = colour.project(points[:, :2] / points[:, 2:])
-        pixels = np.nan_to_num(np.rint(pixels)).astype(np.intp)
-        column, row = np.clip(pixels, 0, size - 1).T
+        nearest = np.rint(colour.project(depth.intrinsics(colour).rays(pixels)))
+        column, row = np.clip(np.nan_to_num(nearest).astype(np.intp), 0, size - 1).T
         tints = seen.rgb[row, column]
     # As large as the gap between neighbours in the middle of the scene.
     gap = window.step / depth.intrinsics(colour).focal
