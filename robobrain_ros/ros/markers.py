@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers as markers for RViz: what was found, how sure it is, and what was asked.
+"""Answers as RViz markers.
 
-Each request is shown in the colour of its slot (style.py). Namespaces are kinds of markers, so that
-RViz can hide them one by one: `points` (spheres), `normals` (arrows), `boxes` and their `edges`,
-`path`, `numbers` and `words`. How solid a marker is tells how good its depth was (style.opacity).
+Each request has the color of its slot (style.py). Namespaces are types of markers, so that RViz can
+hide them one by one: `points` (spheres), `normals` (arrows), `boxes` and their `edges`, `path`,
+`numbers` and `words`. A marker's opacity shows the quality of its depth (style.opacity).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from robobrain_ros.tf_projection import LiftedRegion
 from robobrain_ros.visualization.style import (
     PALETTE,
     WHITE,
-    Colour,
+    Color,
     mixed,
     opacity,
     shortened,
@@ -33,14 +33,14 @@ from robobrain_ros.visualization.style import (
 )
 
 LIFETIME = Duration(sec=10)
-"""How long an answer is shown when nothing comes after it."""
+"""Lifetime of the markers, unless another answer replaces them."""
 
 LONGEST_WORDS = 40
 """Characters of the query that are shown."""
 
 _IDS_OF_A_SLOT = 10_000
-_ROWS = 3  # of words over each other, so that requests about one place can all be read
-_BOX_OPACITY = 0.25  # of its edges': one must see through it
+_ROWS = 3  # of query texts above each other, so that requests about one place are all legible
+_BOX_OPACITY = 0.25  # relative to its edges, so that one can see through it
 _NEAREST, _FARTHEST = 0.3, 6.0  # metres; sizes follow the distance between these
 
 # Sizes of what is one metre from the camera, metres.
@@ -55,11 +55,10 @@ _EDGES = [(a, a | bit) for bit in (1, 2, 4) for a in range(8) if not a & bit]
 
 
 class MarkerBoard:
-    """Turns answers into marker messages, and takes back what they replace.
+    """Converts answers to marker messages, with deletions of the markers that they replace.
 
-    A marker goes in one of three ways: another answer in its slot replaces it, which is the next
-    answer to the same question or to a seventh other one; or its lifetime is over. The markers of
-    other slots stay: nothing is deleted that is still fresh.
+    A marker is replaced by the next answer in its slot, which is to the same question or to a
+    seventh other one, or expires. The markers of other slots stay.
     """
 
     def __init__(self) -> None:
@@ -73,7 +72,7 @@ class MarkerBoard:
         header: the target frame and the image's stamp. camera_frame: the optical frame of the
         image. An answer without any position only deletes.
         """
-        # Nothing says where up is in a camera's own frame; above in the image comes closest.
+        # A camera's own frame doesn't define up; the image's up is the best guess.
         is_camera = header.frame_id == camera_frame
         up = np.array([0.0, -1.0, 0.0] if is_camera else [0.0, 0.0, 1.0])
         answer = _Answer(header, PALETTE[slot], slot * _IDS_OF_A_SLOT, up, slot % _ROWS)
@@ -94,7 +93,7 @@ class _Answer:
     """The markers of one answer. up: (3,) direction in the target frame. row: of its words."""
 
     header: Header
-    colour: Colour
+    color: Color
     first_id: int
     up: NDArray[np.float64]
     row: int
@@ -125,8 +124,8 @@ class _Answer:
         self._text("words", label, self._above(shown[0][1], clear), _WORDS_HEIGHT)
         return self.made
 
-    def _new(self, space: str, kind: int, sizes: Iterable[float], colour: ColorRGBA) -> Marker:
-        marker = Marker(header=self.header, ns=space, type=kind, color=colour, lifetime=LIFETIME)
+    def _new(self, space: str, kind: int, sizes: Iterable[float], color: ColorRGBA) -> Marker:
+        marker = Marker(header=self.header, ns=space, type=kind, color=color, lifetime=LIFETIME)
         marker.id = self.first_id + len(self.made)
         marker.scale.x, marker.scale.y, marker.scale.z = map(float, sizes)
         marker.pose.orientation.w = 1.0
@@ -134,22 +133,22 @@ class _Answer:
         return marker
 
     def _point(self, lifted: Lifted) -> None:
-        colour = _rgba(self.colour, opacity(lifted))
-        sphere = self._new("points", Marker.SPHERE, [_SPHERE * self.unit] * 3, colour)
+        color = _rgba(self.color, opacity(lifted))
+        sphere = self._new("points", Marker.SPHERE, [_SPHERE * self.unit] * 3, color)
         sphere.pose = pose_of(lifted)
         if lifted.has_normal:
             sizes = np.array([_SHAFT, _HEAD, _HEAD_LENGTH]) * self.unit
-            arrow = self._new("normals", Marker.ARROW, sizes, colour)
+            arrow = self._new("normals", Marker.ARROW, sizes, color)
             arrow.points = [point_message(lifted.position), point_message(self._tip(lifted))]
 
     def _box(self, region: LiftedRegion) -> None:
         solid = opacity(region)
         box = box_3d(region)
         sizes = np.maximum(region.size, 1e-3)  # RViz warns of flat boxes
-        clear = _rgba(self.colour, _BOX_OPACITY * solid)
+        clear = _rgba(self.color, _BOX_OPACITY * solid)
         self._new("boxes", Marker.CUBE, sizes, clear).pose = box.center
         width = [_EDGE_WIDTH * self.unit, 0, 0]
-        edges = self._new("edges", Marker.LINE_LIST, width, _rgba(self.colour, solid))
+        edges = self._new("edges", Marker.LINE_LIST, width, _rgba(self.color, solid))
         edges.pose = box.center
         edges.points = [point_message(_CORNERS[i] * sizes) for pair in _EDGES for i in pair]
 
@@ -160,14 +159,14 @@ class _Answer:
         if len(waypoints) < 2:
             return
         width = [_PATH_WIDTH * self.unit, 0, 0]
-        line = self._new("path", Marker.LINE_STRIP, width, _rgba(self.colour, 1.0))
+        line = self._new("path", Marker.LINE_STRIP, width, _rgba(self.color, 1.0))
         line.points = [point_message(waypoint.position) for waypoint in waypoints]
-        line.colors = [_rgba(self.colour, opacity(waypoint)) for waypoint in waypoints]
+        line.colors = [_rgba(self.color, opacity(waypoint)) for waypoint in waypoints]
 
     def _text(self, space: str, words: str, at: NDArray[np.float64], height: float) -> None:
-        colour = _rgba(mixed(self.colour, WHITE, 0.7), 1.0)
+        color = _rgba(mixed(self.color, WHITE, 0.7), 1.0)
         kind = Marker.TEXT_VIEW_FACING
-        text = self._new(space, kind, [0, 0, height * self.unit], colour)
+        text = self._new(space, kind, [0, 0, height * self.unit], color)
         text.text = words
         text.pose.position = point_message(at)
 
@@ -194,6 +193,6 @@ class _Answer:
         return float(max(tops))
 
 
-def _rgba(colour: Colour, alpha: float) -> ColorRGBA:
-    red, green, blue = (part / 255 for part in colour)
+def _rgba(color: Color, alpha: float) -> ColorRGBA:
+    red, green, blue = (part / 255 for part in color)
     return ColorRGBA(r=red, g=green, b=blue, a=float(alpha))

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What answers look like on an image."""
+"""Appearance of answers on images and in RViz."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Colours, opacity and words of what is shown."""
+"""Colors, opacity and words of what is shown."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from robobrain_ros.visualization.style import (
     PALETTE,
     SOLIDEST,
     Slots,
-    on_top_of,
     one_line,
     opacity,
     shortened,
+    text_color_on,
     without_accents,
 )
 
@@ -49,8 +49,8 @@ XYZ_FROM_RGB = np.array(
 )
 
 
-def linear(colour) -> np.ndarray:
-    part = np.array(colour) / 255
+def linear(color) -> np.ndarray:
+    part = np.array(color) / 255
     return np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
 
 
@@ -62,8 +62,8 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("vision", VISION)
-def test_every_kind_of_vision_tells_colours_apart(vision):
-    seen = [lab(np.array(VISION[vision]) @ linear(colour)) for colour in PALETTE]
+def test_every_kind_of_vision_tells_colors_apart(vision):
+    seen = [lab(np.array(VISION[vision]) @ linear(color)) for color in PALETTE]
     distances = np.array([[np.linalg.norm(a - b) for b in seen] for a in seen])
     assert distances[~np.eye(len(seen), dtype=bool)].min() > 12
     assert min(distances[i - 1, i] for i in range(len(seen))) > 24  # one after the other
@@ -106,10 +106,10 @@ def test_a_value_beyond_its_range_stays_visible():
     assert opacity(replace(point(), valid_fraction=7.0)) == pytest.approx(SOLIDEST)
 
 
-def test_text_on_each_colour_has_contrast():
-    for colour in PALETTE:
+def test_text_on_each_color_has_contrast():
+    for color in PALETTE:
         light, dark = sorted(
-            (np.dot([0.2126, 0.7152, 0.0722], linear(c)) for c in (colour, on_top_of(colour))),
+            (np.dot([0.2126, 0.7152, 0.0722], linear(c)) for c in (color, text_color_on(color))),
             reverse=True,
         )
         assert (light + 0.05) / (dark + 0.05) > 4.5  # WCAG 2 for small text

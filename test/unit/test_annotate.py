@@ -14,7 +14,7 @@ from robobrain_ros.visualization.annotate import draw
 from robobrain_ros.visualization.style import INK, PALETTE, WHITE
 
 GREY = 120
-COLOUR = PALETTE[1]
+COLOR = PALETTE[1]
 LONG = "The cereal box stands in front of the red tray, and behind it is a can. " * 60
 
 
@@ -23,19 +23,19 @@ def canvas(width: int = 640, height: int = 480) -> np.ndarray:
 
 
 def drawn(result: Result, words: str = "it", width: int = 640, height: int = 480) -> np.ndarray:
-    return draw(canvas(width, height), result, words, COLOUR)
+    return draw(canvas(width, height), result, words, COLOR)
 
 
 def changed(image: np.ndarray) -> np.ndarray:
     return (image != GREY).any(axis=2)
 
 
-def near(pixel: np.ndarray, colour: tuple[int, int, int], tolerance: int = 6) -> bool:
-    return bool(np.abs(pixel.astype(int) - colour).max() <= tolerance)
+def near(pixel: np.ndarray, color: tuple[int, int, int], tolerance: int = 6) -> bool:
+    return bool(np.abs(pixel.astype(int) - color).max() <= tolerance)
 
 
-def share_of(image: np.ndarray, colour: tuple[int, int, int]) -> float:
-    return float((np.abs(image.astype(int) - colour).max(axis=2) <= 45).mean())
+def share_of(image: np.ndarray, color: tuple[int, int, int]) -> float:
+    return float((np.abs(image.astype(int) - color).max(axis=2) <= 45).mean())
 
 
 EVERY_KIND = {
@@ -65,11 +65,11 @@ def test_any_answer_can_be_drawn_on_an_image_of_any_size(kind, size):
 
 
 @pytest.mark.parametrize("size", [(640, 480), (1920, 1080)])
-def test_a_point_is_a_dot_of_the_colour_with_a_light_and_a_dark_rim(size):
+def test_a_point_is_a_dot_of_the_color_with_a_light_and_a_dark_rim(size):
     unit = size[1] / 480
     image = drawn(answer(TaskKind.POINT, [point((400, 300))]), "it", *size)
     row = image[300, 400:]
-    assert near(row[0], COLOUR) and near(row[round(3 * unit)], COLOUR)
+    assert near(row[0], COLOR) and near(row[round(3 * unit)], COLOR)
     assert near(row[round(6 * unit)], WHITE, 40)
     assert row[round(7.6 * unit)].max() < 100 and near(row[round(12 * unit)], (GREY,) * 3)
 
@@ -77,15 +77,24 @@ def test_a_point_is_a_dot_of_the_colour_with_a_light_and_a_dark_rim(size):
 def test_the_dot_says_whether_there_is_a_position():
     points = [point((100, 300)), hole((300, 300)), between((500, 300))]
     image = drawn(answer(TaskKind.POINT, points))
-    assert near(image[300, 100], COLOUR)
+    assert near(image[300, 100], COLOR)
     assert near(image[300, 300], INK)
     pale = image[300, 500].astype(int)
-    assert (pale > np.array(COLOUR) + 20).all() and not near(pale, WHITE, 20)
+    assert (pale > np.array(COLOR) + 20).all() and not near(pale, WHITE, 20)
+
+
+def test_a_predicted_position_is_pale_and_its_label_says_so():
+    measured = drawn(answer(TaskKind.POINT, [point((300, 300))]))
+    predicted = drawn(
+        answer(TaskKind.POINT, [point((300, 300), status=LiftStatus.DEPTH_PREDICTED)])
+    )
+    assert (predicted[300, 300] > np.array(COLOR) + 20).all()
+    assert changed(predicted)[100:].sum() > changed(measured)[100:].sum() + 200
 
 
 def test_without_a_depth_camera_dots_are_not_hollow():
     flat = hole((300, 300), LiftStatus.NO_DEPTH_CAMERA)
-    assert near(drawn(answer(TaskKind.POINT, [flat]))[300, 300], COLOUR)
+    assert near(drawn(answer(TaskKind.POINT, [flat]))[300, 300], COLOR)
 
 
 def test_the_distance_is_written_beside_the_point_and_nothing_far_off():
@@ -97,7 +106,9 @@ def test_the_distance_is_written_beside_the_point_and_nothing_far_off():
     assert abs(rows - 300).max() < 60 and abs(columns - 320).max() < 100
 
 
-@pytest.mark.parametrize("status", [s for s in LiftStatus if s != LiftStatus.NO_DEPTH_CAMERA])
+@pytest.mark.parametrize(
+    "status", sorted(set(LiftStatus) - {LiftStatus.NO_DEPTH_CAMERA, LiftStatus.DEPTH_PREDICTED})
+)
 def test_why_there_is_no_position_is_written_too(status):
     marks = changed(drawn(answer(TaskKind.POINT, [hole((320, 300), status)])))[200:400]
     dot_alone = np.pi * 8.5**2
@@ -107,7 +118,7 @@ def test_why_there_is_no_position_is_written_too(status):
 def test_a_box_has_strong_corners_and_its_object_still_shows():
     image = drawn(answer(TaskKind.GROUNDING, None, [region((200, 150, 400, 350))]))
     corner, side = image[148:180, 196:212], image[230:262, 196:212]
-    assert share_of(corner, COLOUR) > 2 * share_of(side, COLOUR) > 0
+    assert share_of(corner, COLOR) > 2 * share_of(side, COLOR) > 0
     inside = image[200:230, 220:280].reshape(-1, 3)
     assert (inside == inside[0]).all()
     assert 0 < np.abs(inside[0].astype(int) - GREY).max() < 30
@@ -116,16 +127,16 @@ def test_a_box_has_strong_corners_and_its_object_still_shows():
 def test_a_box_on_the_borders_stays_in_view():
     image = drawn(answer(TaskKind.GROUNDING, None, [region((0, 0, 640, 480))]))
     for strip in (image[-8:, 200:440], image[150:330, :8], image[150:330, -8:]):
-        assert share_of(strip, COLOUR) > 0.1
+        assert share_of(strip, COLOR) > 0.1
     assert image[240, [0, -1]].max() < GREY - 10  # its dark rim as well
 
 
-def test_a_path_goes_from_pale_to_its_colour_and_ends_in_an_arrow_head():
+def test_a_path_goes_from_pale_to_its_color_and_ends_in_an_arrow_head():
     image = drawn(answer(TaskKind.TRAJECTORY, [point((100, 300)), point((500, 300))]))
     early, late = image[300, 130].astype(int), image[300, 470].astype(int)
     assert (early > late + 10).all()
-    assert near(late, COLOUR, 25)
-    assert near(image[300, 494], COLOUR)  # in the head
+    assert near(late, COLOR, 25)
+    assert near(image[300, 494], COLOR)  # in the head
     assert [changed(image[270:330, x : x + 1]).sum() for x in (470, 483)] == sorted(
         changed(image[270:330, x : x + 1]).sum() for x in (470, 483)
     )
@@ -138,7 +149,7 @@ def test_waypoints_are_numbered_off_their_dots():
     for waypoint in track[:-1]:
         u, v = (int(side) for side in waypoint.pixel)
         rim = image[[v + 4, v - 4, v, v], [u, u, u + 4, u - 4]]
-        assert rim.min() > 130  # neither a label's ink nor the line's colour
+        assert rim.min() > 130  # neither a label's ink nor the line's color
 
 
 @pytest.mark.parametrize("size", [(640, 480), (1920, 1080), (320, 240), (200, 700)])
@@ -155,7 +166,7 @@ def test_the_caption_goes_where_nothing_is():
     image = drawn(answer(TaskKind.POINT, corners))
     for corner in corners:
         u, v = (int(side) for side in corner.pixel)
-        assert near(image[v, u], COLOUR)
+        assert near(image[v, u], COLOR)
     assert near(image[462, 560], INK, 45)  # in the one that is left
 
 
@@ -172,4 +183,4 @@ def test_the_caption_tells_what_was_asked_and_answered():
 def test_many_points_are_drawn_and_some_numbered():
     grid = [point((40 + 20 * column, 120 + 15 * row)) for row in range(20) for column in range(28)]
     image = drawn(answer(TaskKind.POINT, grid))
-    assert sum(near(image[int(p.pixel[1]), int(p.pixel[0])], COLOUR) for p in grid) > 450
+    assert sum(near(image[int(p.pixel[1]), int(p.pixel[0])], COLOR) for p in grid) > 450
