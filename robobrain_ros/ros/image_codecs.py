@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The formats of sensor_msgs/CompressedImage, as image_transport_plugins (compressed and
-compressedDepth, rolling of 2024) writes them, to plain arrays.
+"""Decoders of sensor_msgs/CompressedImage as image_transport_plugins (compressed and
+compressedDepth, rolling of 2024) encode it.
 
-What arrives may be cut off, damaged or made up: it costs time and memory in proportion to its
-length and to MAX_PIXELS at most, and ends in an array or in a ValueError.
+Data may be truncated, damaged or hostile: decoding takes time and memory in proportion to its
+length and to MAX_PIXELS at most, and returns an array or raises ValueError. Headers are checked
+before OpenCV sees the data. Pillow is no substitute: `Image.open` accepts truncated images, and it
+refuses valid PNGs with long texts and valid JPEGs with bare markers.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from numpy.typing import NDArray
 BytesLike = bytes | bytearray | memoryview | array
 
 MAX_PIXELS = 64_000_000
-"""Larger images are refused by what their header says, before anything is allocated."""
+"""Larger images are refused by the size in their header, before anything is allocated."""
 
 # EXIF must not turn the image: the camera info describes the sensor's rows and columns.
-_AS_COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+_AS_COLOR = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 _DEPTH_CODECS = {
     "": "png",
     "compressedDepth": "png",
@@ -55,14 +57,14 @@ def decode_color(data: BytesLike, image_format: str) -> NDArray[np.uint8]:
 
     image_format: as of CompressedImage: "jpeg", "jpg", "png", or with the source's encoding before
     and the encoded channels after it ("rgb8; jpeg compressed bgr8"). Grey becomes RGB, 16 bits are
-    scaled to 8, alpha is dropped, and an EXIF orientation is ignored. Which of the two codecs it is
-    is told from the data. Raises ValueError for another format and for data that is no whole image.
+    scaled to 8, alpha is dropped, and an EXIF orientation is ignored. The codec is detected from
+    the data. Raises ValueError for another format and for data that is no whole image.
     """
     encoding, _, compression = image_format.partition(";")
     words = (compression or encoding).split()
     if not words or words[0].lower() not in ("jpeg", "jpg", "png"):
         raise ValueError(
-            f"The image format '{image_format}' is not known: publish colour compressed as 'jpeg' "
+            f"The image format '{image_format}' is not known: publish color compressed as 'jpeg' "
             "or 'png'."
         )
     if encoding.startswith("bayer_") and words[-1] == "compressed":
@@ -70,7 +72,7 @@ def decode_color(data: BytesLike, image_format: str) -> NDArray[np.uint8]:
             f"The image format '{image_format}' is a raw Bayer mosaic: debayer the image before it "
             "is compressed (image_proc), or let the driver publish rgb8."
         )
-    image = _imdecode(bytes(data), _AS_COLOUR)
+    image = _imdecode(bytes(data), _AS_COLOR)
     if image.dtype == np.uint16:
         image = cv2.convertScaleAbs(image, alpha=255 / 65535)
     # The first publishers put RGB into an encoder that expects BGR. Those that write bgr don't.
@@ -133,7 +135,7 @@ def _depth_png(stream: bytes) -> NDArray[np.uint16]:
 
 
 def _imdecode(data: bytes, flags: int) -> NDArray[Any]:
-    """Decode a whole JPEG or PNG with OpenCV; its other decoders never see the data."""
+    """Decode a complete JPEG or PNG with OpenCV, and nothing that its other decoders would take."""
     if data.startswith(_PNG_SIGNATURE):
         data = _checked_png(data)
     elif data.startswith(_JPEG_SIGNATURE):
@@ -162,8 +164,8 @@ def _check_size(width: int, height: int) -> None:
         )
 
 
-def _cut_off(what: str) -> ValueError:
-    return ValueError(f"The {what} ends before its image does: it was cut off or is damaged.")
+def _truncated(codec: str) -> ValueError:
+    return ValueError(f"The {codec} ends before its image does: it was cut off or is damaged.")
 
 
 def _checked_png(data: bytes) -> bytes:
@@ -173,7 +175,7 @@ def _checked_png(data: bytes) -> bytes:
     hundreds of megabytes if they say so.
     """
     if len(data) < 33:
-        raise _cut_off("PNG")
+        raise _truncated("PNG")
     length, name, width, height = _PNG_HEADER.unpack_from(data)
     if (length, name) != (13, b"IHDR"):
         raise ValueError("The PNG doesn't start with its header: it is damaged.")
@@ -182,11 +184,11 @@ def _checked_png(data: bytes) -> bytes:
     position = len(_PNG_SIGNATURE)
     while name != b"IEND":
         if position + 12 > len(data):
-            raise _cut_off("PNG")
+            raise _truncated("PNG")
         length, name = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
         if end > len(data):  # OpenCV would allocate what the chunk claims
-            raise _cut_off("PNG")
+            raise _truncated("PNG")
         if name in _PNG_PIXEL_CHUNKS:
             kept.append(data[position:end])
         position = end
@@ -202,7 +204,7 @@ def _check_jpeg(data: bytes) -> None:
     for _ in range(_MAX_SEGMENTS):
         found = _JPEG_MARKER.search(data, position)
         if found is None or len(data) < found.end() + 7:
-            raise _cut_off("JPEG")
+            raise _truncated("JPEG")
         marker, position = found[1][0], found.end()
         if marker in _JPEG_FRAMES:
             height, width = struct.unpack_from(">HH", data, position + 3)
@@ -215,7 +217,7 @@ def _check_jpeg(data: bytes) -> None:
         raise ValueError("The JPEG has no frame header among its first segments: it is damaged.")
     _check_size(width, height)
     if data.rfind(b"\xff\xd9") < max(position, data.find(b"\xff\xda", position)):
-        raise _cut_off("JPEG")
+        raise _truncated("JPEG")
     if data.count(b"\xff\xda", position) > _MAX_SCANS:
         raise ValueError(
             f"The JPEG has more than {_MAX_SCANS} scans: publish baseline JPEG, or fewer scans."
@@ -229,7 +231,7 @@ def _rvl(stream: bytes) -> NDArray[np.uint16]:
     others, that many zigzag differences to the pixel before that isn't zero)*, in row order.
     """
     if len(stream) < _RVL_SIZE.size:
-        raise _cut_off("RVL stream")
+        raise _truncated("RVL stream")
     columns, rows = _RVL_SIZE.unpack_from(stream)
     _check_size(columns, rows)
     pixels = columns * rows
@@ -244,7 +246,7 @@ def _rvl(stream: bytes) -> NDArray[np.uint16]:
     heads, counts = _runs(numbers, pixels)
     used = heads[-1] + 2 + counts[-1]
     if used > len(numbers):
-        raise _cut_off("RVL stream")
+        raise _truncated("RVL stream")
     if 2 * words - ends[used - 1] >= 8:  # only the last word is padded
         raise ValueError(f"The RVL stream holds more than {columns}x{rows} pixels: it is damaged.")
     is_difference = np.ones(used, dtype=np.bool_)
@@ -289,7 +291,7 @@ def _runs(numbers: NDArray[np.int32], pixels: int) -> tuple[list[int], list[int]
     position, done = 0, 0
     while done < pixels:
         if position + 1 >= len(numbers):
-            raise _cut_off("RVL stream")
+            raise _truncated("RVL stream")
         zeros, others = numbers.item(position), numbers.item(position + 1)
         heads.append(position)
         counts += zeros, others

@@ -114,7 +114,7 @@ def quantised(metres, depth_quantization=100.0, depth_max=10.0):
     return a, b, np.array(whole, np.uint16).reshape(metres.shape)
 
 
-class TestColour:
+class TestColor:
     def test_a_png_comes_back_exactly(self):
         np.testing.assert_array_equal(decode_color(png(), "rgb8; png compressed bgr8"), PICTURE)
 
@@ -126,7 +126,7 @@ class TestColour:
     def test_a_jpeg_comes_back_as_rgb_whatever_its_format_is_called(self, image_format):
         image = decode_color(jpeg(), image_format)
         assert image.shape == PICTURE.shape and image.dtype == np.uint8
-        corners = np.s_[4:24:12, 4:32:16]  # away from the edges between the colours
+        corners = np.s_[4:24:12, 4:32:16]  # away from the edges between the colors
         np.testing.assert_allclose(image[corners].astype(int), PICTURE[corners], atol=6)
 
     def test_channels_that_the_publisher_swapped_are_swapped_back(self):
@@ -178,7 +178,7 @@ class TestColour:
         ["", ";", "rgb8; ", "h264", "rgb8", "rgb8; tiff compressed ", PNG_DEPTH, RVL_DEPTH],
     )
     def test_another_format_is_refused(self, image_format):
-        with pytest.raises(ValueError, match="not known: publish colour"):
+        with pytest.raises(ValueError, match="not known: publish color"):
             decode_color(jpeg(), image_format)
 
     @pytest.mark.parametrize("codec", ["png", "jpeg"])
