@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -62,30 +61,21 @@ def by_node(model: str) -> Iterator[Ask]:
     """Start the camera and the node as processes of their own, and ask through the services."""
     import rclpy
 
-    from robobrain_ros.client import BrainClient
     from robobrain_ros.ros.executors import spinning
-    from robobrain_ros.sim.asking import Asker, DepthView, SceneSwitch
-    from robobrain_ros.sim.processes import NodeProcess, environment
+    from robobrain_ros.sim.launching import init_ros, start_nodes
+    from robobrain_ros.sim.perception import DepthCamera, ObjectPerception, SceneSwitch
 
-    os.environ.update(environment())
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     camera = {"seed": FIRST_SEED - 1, "depth_sensor": "stereo", "depth_encoding": "16UC1"}
-    rclpy.init()
     with ExitStack() as stack:
-        enter = stack.enter_context
-        stack.callback(rclpy.try_shutdown)
-        client = enter(BrainClient())
-        enter(NodeProcess("robobrain_ros.sim.camera_node", camera))
-        enter(NodeProcess("robobrain_ros.brain_node", {"model": model}))
-        client.wait_for_node(60.0)
-        if not (client.configure() and client.activate()):
-            raise SystemExit("The brain node can't be activated: its log is above.")
-        node = enter(spinning(rclpy.create_node("pick")))
-        switch, asker, view = SceneSwitch(client, node), Asker(client, node), DepthView(node)
+        init_ros(stack)
+        client = start_nodes(stack, "bench_pick", model, camera)
+        node = stack.enter_context(spinning(rclpy.create_node("pick")))
+        switch, depth = SceneSwitch(client, node), DepthCamera(node)
+        perception = ObjectPerception(client, node)
 
         def ask(_: Tabletop, seed: int, name: str) -> tuple[Answers, Obstacles]:
             switch.show(seed)
-            return asker.about(f"the {name}"), view.obstacles()
+            return perception.about(f"the {name}"), depth.obstacles()
 
         yield ask
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training does to images beyond cropping them: other light, other sensors, other tables."""
+"""Image augmentation beyond cropping: lighting, sensors, table textures."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def other_table(scene: Scene, rng: random.Random) -> Scene:
 
 
 def _pattern(rng: random.Random) -> NDArray[np.float32]:
-    """Factors of the colours (N, N, 3) around 1: grain, spots, tiles or planks."""
+    """Factors of the colors (N, N, 3) around 1: grain, spots, tiles or planks."""
     generator = np.random.default_rng(rng.getrandbits(32))
     size = (_PATTERN_SIZE, _PATTERN_SIZE)
     strength = np.zeros(size, np.float32)
@@ -69,5 +69,5 @@ def _pattern(rng: random.Random) -> NDArray[np.float32]:
         grooves = lines[:, None] | (lines if rng.random() < 0.5 else np.zeros_like(lines))
         strength[grooves] -= rng.uniform(0.1, 0.4)
     tint = np.array([rng.uniform(0.75, 1.25) for _ in range(3)], np.float32)
-    colour = np.array([rng.uniform(0.5, 1.5) for _ in range(3)], np.float32)
-    return tint * (1 + strength[..., None] * colour)
+    color = np.array([rng.uniform(0.5, 1.5) for _ in range(3)], np.float32)
+    return tint * (1 + strength[..., None] * color)

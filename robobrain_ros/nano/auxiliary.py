@@ -14,15 +14,15 @@ from robobrain_ros.nano.architecture import TOKEN_PIXELS
 from robobrain_ros.nano.targets import (
     BACKGROUND,
     CLASSES,
-    COLOUR_CLASSES,
+    COLOR_CLASSES,
     IGNORED,
     MEASURES,
-    NO_COLOUR,
+    NO_COLOR,
     NUMBERS,
 )
 
 NAMED_LAYERS, MEANT_LAYERS, FOUND_LAYERS, PLANNED_LAYERS = 2, 3, 4, 5
-"""How many language layers the heads that read the text come after; `early` is the first."""
+"""Number of language layers before each of the heads that read the text; `early` is the first."""
 _DIGITS = 3
 _BACKGROUND_WEIGHT = 0.15
 
@@ -30,7 +30,7 @@ _BACKGROUND_WEIGHT = 0.15
 class AuxiliaryHeads(nn.Module):
     """Heads for `targets.token_targets`.
 
-    What and where (kind, colour, offsets, size) is read from the image tokens that the vision tower
+    What and where (kind, color, offsets, size) is read from the image tokens that the vision tower
     emits; the decimal digits of point and boxes after the first language layers, because answers
     are spelt in digits. The others are read from the text, because finding what is meant takes
     longest to learn from answers alone: after `NAMED_LAYERS`, which image tokens each object's
@@ -40,7 +40,7 @@ class AuxiliaryHeads(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self._splits = [len(CLASSES), COLOUR_CLASSES, NUMBERS, MEASURES, 1]
+        self._splits = [len(CLASSES), COLOR_CLASSES, NUMBERS, MEASURES, 1]
         self.appearance = nn.Linear(width, sum(self._splits))
         self.digits = nn.Linear(width, NUMBERS * _DIGITS * 10)
         self.named, self.meant, self.found = Pointer(width), Pointer(width), Pointer(width)
@@ -57,14 +57,14 @@ class AuxiliaryHeads(nn.Module):
 
         columns: image tokens in a row of the image.
         """
-        kind, colour, offsets, measures, middle = appearance.float().split(self._splits, dim=-1)
+        kind, color, offsets, measures, middle = appearance.float().split(self._splits, dim=-1)
         known = batch["numbers"] != IGNORED
         measured = batch["measures"] != IGNORED
         covered = known[..., 2]
         targets = _offsets(batch["numbers"], columns)
         parts = {
             "kind": _class_loss(kind, batch["kind"], BACKGROUND),
-            "colour": _class_loss(colour, batch["colour"], (NO_COLOUR,)),
+            "color": _class_loss(color, batch["color"], (NO_COLOR,)),
             "offset": 5 * F.smooth_l1_loss(offsets[known], targets[known], beta=0.1),
             "size": F.smooth_l1_loss(measures[measured], batch["measures"][measured], beta=0.1),
             "middle": F.binary_cross_entropy_with_logits(middle[..., 0], batch["middle"]),
@@ -76,7 +76,7 @@ class AuxiliaryHeads(nn.Module):
         with torch.no_grad():
             figures = {
                 "kind": _accuracy(kind[covered], batch["kind"][covered]),
-                "colour": _accuracy(colour[covered], batch["colour"][covered]),
+                "color": _accuracy(color[covered], batch["color"][covered]),
                 "pixels": TOKEN_PIXELS * (offsets - targets)[known].abs().mean().item(),
                 "tens": _accuracy(guess[:, 1], spelt[:, 1]),
                 "ones": _accuracy(guess[:, 2], spelt[:, 2]),
@@ -84,7 +84,7 @@ class AuxiliaryHeads(nn.Module):
         return sum(parts.values(), torch.zeros(())), figures
 
     def planned(self, states: Tensor) -> Tensor:
-        """Where points are that come next, (B, P, 2) in image tokens from the image's corner."""
+        """Return the points that come next, (B, P, 2) in image tokens from the image's corner."""
         return self.coming(F.rms_norm(states.float(), states.shape[-1:]))
 
     @staticmethod
@@ -106,7 +106,7 @@ class AuxiliaryHeads(nn.Module):
 
 
 class Pointer(nn.Module):
-    """Which image tokens a token of the text is about."""
+    """Attention from a text token to the image tokens that it is about."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

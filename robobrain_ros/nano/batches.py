@@ -23,8 +23,8 @@ from transformers import Qwen2TokenizerFast
 from robobrain_ros.core.tasks import TaskKind, Think
 from robobrain_ros.nano.architecture import MERGE, PATCH, SENT_SIZES, TOKEN_PIXELS
 from robobrain_ros.nano.dataset import ScenePool
-from robobrain_ros.nano.questions import NOTHING, Asker, Question
-from robobrain_ros.nano.reaching import WAYPOINTS
+from robobrain_ros.nano.gripper_paths import WAYPOINTS
+from robobrain_ros.nano.questions import NOTHING, Question, QuestionSampler
 from robobrain_ros.nano.targets import IGNORED, dominant, meant_tokens, token_targets
 from robobrain_ros.nano.tokenizer import FAMILY
 from robobrain_ros.nano.views import View, training_view
@@ -248,9 +248,9 @@ class TrainingBatches(IterableDataset):
     ) -> Iterator[tuple[Question, Example]]:
         if not room:
             return
-        asker, misses, asked = Asker(view, rng), 0, set[str]()
+        sampler, misses, asked = QuestionSampler(view, rng), 0, set[str]()
         while misses < _MOST_MISSES and len(asked) < _MOST_QUESTIONS:
-            question = asker.any()
+            question = sampler.any()
             if question is None or question.text in asked:
                 misses += 1
                 continue
@@ -287,7 +287,7 @@ class _Sequence:
 
     @property
     def room(self) -> int:
-        """How many tokens still fit."""
+        """Number of tokens that still fit."""
         return len(self._ids) - self._end
 
     def add(self, question: Question, example: Example, rng: random.Random) -> None:

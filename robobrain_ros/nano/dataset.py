@@ -21,20 +21,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from robobrain_ros.sim.pool import COLOURED_KINDS, TEXTURED_KINDS
-from robobrain_ros.sim.tabletop import COLOURS, Tabletop
+from robobrain_ros.sim.pool import COLORED_KINDS, TEXTURED_KINDS
+from robobrain_ros.sim.tabletop import COLORS, Tabletop
 
 RENDER_SIZES = ((400, 300), (400, 300), (480, 270))
 """Width and height of the shards' images, by turns."""
 SHARD_SCENES = 200
 VALIDATION_SEED = 900_000
-NAMES = tuple(f"{c} {k}" for c in COLOURS for k in COLOURED_KINDS) + TEXTURED_KINDS
+NAMES = tuple(f"{c} {k}" for c in COLORS for k in COLORED_KINDS) + TEXTURED_KINDS
 """Every object name that a scene can have."""
 
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """What the questions need to know about one object; its label is its index + 1.
+    """One object of a scene, for questions about it; its label is its index + 1.
 
     foot: the middle of its underside, in the table's frame; radius of its footprint, and height:
     metres.
@@ -42,7 +42,7 @@ class ObjectInfo:
 
     name: str
     kind: str
-    colour: str | None
+    color: str | None
     foot: tuple[float, float, float]
     radius: float
     height: float
@@ -73,9 +73,9 @@ class Scene:
 
 
 def describe(tabletop: Tabletop, seed: int) -> SceneInfo:
-    """What questions need to know about the tabletop's present scene, whose seed is `seed`."""
+    """Return the description of the tabletop's current scene, whose seed is `seed`."""
     objects = tuple(
-        ObjectInfo(o.name, o.kind, o.colour, tuple(o.foot.tolist()), o.radius, o.height)
+        ObjectInfo(o.name, o.kind, o.color, tuple(o.foot.tolist()), o.radius, o.height)
         for o in tabletop.objects
     )
     return SceneInfo(

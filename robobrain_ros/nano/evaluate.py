@@ -64,11 +64,11 @@ _PER_SCENE = {
     Topic.PRESENCE: 3,
     Topic.SIDE: 2,
     Topic.COUNT: 2,
-    Topic.COLOUR: 2,
+    Topic.COLOR: 2,
     Topic.WHAT: 2,
     Topic.REFUSAL: 5,
 }
-_SPOKEN = (Topic.PRESENCE, Topic.SIDE, Topic.COUNT, Topic.COLOUR, Topic.WHAT)
+_SPOKEN = (Topic.PRESENCE, Topic.SIDE, Topic.COUNT, Topic.COLOR, Topic.WHAT)
 _SHARES = (IN_MASK, RIGHT, REFUSED, REACHES, COLLIDES)
 
 Figures = Mapping[Topic, Mapping[str, Sequence[float]]]

@@ -66,7 +66,7 @@ class _Windows:
         return x.reshape(-1, self.count * self.longest, x.shape[-1]).index_select(1, self.back)
 
     def mask(self, batch: int, dtype: torch.dtype) -> Tensor | None:
-        """What is added to attention scores, (B * windows, 1, 1, longest)."""
+        """Return the attention bias (B * windows, 1, 1, longest)."""
         if self.bias is None:
             return None
         return self.bias.to(dtype).repeat(batch, 1)[:, None, None]

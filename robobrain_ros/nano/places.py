@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robobrain_ros.nano.dataset import ObjectInfo
-from robobrain_ros.nano.views import Seen, View, inner_point
-from robobrain_ros.nano.wordings import plural
-from robobrain_ros.sim.pool import TABLE_HALF_SIZE, TRAY
+from robobrain_ros.nano.views import Seen, View
+from robobrain_ros.sim.pool import TABLE_HALF_SIZE, TRAY, plural
 from robobrain_ros.sim.tabletop import PART_BIT, TABLE_CODE
+from robobrain_ros.sim.truth import inner_point
 
 _ROOM = 0.03  # radius of what would be put there, metres
 _LEAST_CLEAR = 0.01  # of a right answer from every footprint

@@ -17,15 +17,15 @@ import numpy as np
 from robobrain_ros.core.tasks import TaskKind
 from robobrain_ros.nano import talk, wordings
 from robobrain_ros.nano.dataset import NAMES
+from robobrain_ros.nano.gripper_paths import GripperPath, plan_path
 from robobrain_ros.nano.places import Place, Region, places
-from robobrain_ros.nano.reaching import Reach, reach
 from robobrain_ros.nano.referents import Referent, referents, unique_names
 from robobrain_ros.nano.views import Box, Seen, View
 from robobrain_ros.sim.pool import TRAY
 
 
 class Topic(str, Enum):
-    """What a question is about; finer than its task."""
+    """Subject of a question; finer than its task."""
 
     POINT = "point"
     SPOTS = "several spots"
@@ -37,7 +37,7 @@ class Topic(str, Enum):
     PRESENCE = "is there"
     SIDE = "is it left or right"
     COUNT = "how many"
-    COLOUR = "which colour"
+    COLOR = "which colour"
     WHAT = "what"
     REFUSAL = "not there"
 
@@ -53,11 +53,11 @@ SHARES: Mapping[Topic, float] = {
     Topic.PRESENCE: 0.03,
     Topic.SIDE: 0.04,
     Topic.COUNT: 0.05,
-    Topic.COLOUR: 0.02,
+    Topic.COLOR: 0.02,
     Topic.WHAT: 0.04,
     Topic.REFUSAL: 0.05,
 }
-"""How often training asks about each topic."""
+"""Share of each topic among the training questions."""
 
 NOTHING = "[]"
 _SPREAD = 0.5  # of the way from an object's middle to its edge, for several spots
@@ -67,7 +67,7 @@ _SHORT_NAME_SHARE = 0.12
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked (`task`, `text`), and the right answer in the view's pixels.
+    """A question (`task`, `text`), and the right answer in the view's pixels.
 
     thought: a short, true reasoning that leads to it. region: makes the mask (H, W) that points
     have to lie in, a trajectory's last one. box, path: what else the answer is compared with.
@@ -82,7 +82,7 @@ class Question:
     thought: str
     region: Region | None = None
     box: Box | None = None
-    path: Reach | None = field(default=None, repr=False)
+    path: GripperPath | None = field(default=None, repr=False)
     label: int = 0
     spot: tuple[int, int] | None = None
 
@@ -97,8 +97,8 @@ def format_box(box: Box) -> str:
     return "[" + ", ".join(map(str, box)) + "]"
 
 
-class Asker:
-    """Draws questions about one view; what they are drawn from is found once."""
+class QuestionSampler:
+    """Draws random questions about one view."""
 
     def __init__(self, view: View, rng: random.Random) -> None:
         self._view, self._rng = view, rng
@@ -267,7 +267,7 @@ class Asker:
             goal, thought = _surface(view, one), thought or talk.where(one)
             label, spared = one.label, frozenset({one.label})
             region = lambda: view.mask(label)  # noqa: E731
-        path = reach(view, goal, spared)
+        path = plan_path(view, goal, spared)
         if path is None:
             return None
         points = [*path.pixels[:-1].tolist(), pixel]
@@ -332,32 +332,32 @@ class Asker:
     def _count(self) -> Question | None:
         return _spoken(Topic.COUNT, talk.count(self._view, self._rng))
 
-    def _colour(self) -> Question | None:
-        return _spoken(Topic.COLOUR, talk.colour(self._view, self._rng))
+    def _color(self) -> Question | None:
+        return _spoken(Topic.COLOR, talk.color(self._view, self._rng))
 
     def _what(self) -> Question | None:
         described = self._described()
         if described is None or "object" not in described.words.split():
             return None
-        if described.target.info.colour and described.target.info.colour in described.words:
+        if described.target.info.color and described.target.info.color in described.words:
             return None
         return _spoken(Topic.WHAT, talk.what(described, _reason(described)))
 
 
-_MAKERS: Mapping[Topic, Callable[[Asker], Question | None]] = {
-    Topic.POINT: Asker._point,
-    Topic.SPOTS: Asker._spots,
-    Topic.FREE_SPACE: Asker._free_space,
-    Topic.RELATION: Asker._relation,
-    Topic.BOX: Asker._box,
-    Topic.AFFORDANCE: Asker._affordance,
-    Topic.TRAJECTORY: Asker._trajectory,
-    Topic.PRESENCE: Asker._presence,
-    Topic.SIDE: Asker._side,
-    Topic.COUNT: Asker._count,
-    Topic.COLOUR: Asker._colour,
-    Topic.WHAT: Asker._what,
-    Topic.REFUSAL: Asker._refusal,
+_MAKERS: Mapping[Topic, Callable[[QuestionSampler], Question | None]] = {
+    Topic.POINT: QuestionSampler._point,
+    Topic.SPOTS: QuestionSampler._spots,
+    Topic.FREE_SPACE: QuestionSampler._free_space,
+    Topic.RELATION: QuestionSampler._relation,
+    Topic.BOX: QuestionSampler._box,
+    Topic.AFFORDANCE: QuestionSampler._affordance,
+    Topic.TRAJECTORY: QuestionSampler._trajectory,
+    Topic.PRESENCE: QuestionSampler._presence,
+    Topic.SIDE: QuestionSampler._side,
+    Topic.COUNT: QuestionSampler._count,
+    Topic.COLOR: QuestionSampler._color,
+    Topic.WHAT: QuestionSampler._what,
+    Topic.REFUSAL: QuestionSampler._refusal,
 }
 
 
@@ -384,7 +384,7 @@ def spots_on(view: View, one: Seen) -> list[tuple[int, int]]:
 
 
 def _surface(view: View, one: Seen) -> np.ndarray:
-    """Where the ray through the object's point comes to the depth of its middle, (3,) metres."""
+    """Return the point (3,) m on the ray through an object's pixel, at the depth of its middle."""
     middle = np.array(one.info.foot) + (0, 0, one.info.height / 2)
     camera = view.pose[:3, 3]
     depth = (middle - camera) @ view.pose[:3, 2]
@@ -398,11 +398,11 @@ def _reason(described: Referent) -> str:
 
 
 def _form(described: Referent) -> str:
-    """What kind of description it is: its words but for the names."""
+    """Return the form of a description: its words without the names."""
     words = described.words
     if described.anchor:
         words = words.replace(described.anchor.info.name, "")
-    for word in (described.target.info.kind, described.target.info.colour or ""):
+    for word in (described.target.info.kind, described.target.info.color or ""):
         words = words.replace(word, "") if word else words
     return words
 

@@ -35,15 +35,15 @@ class Referent:
 
 
 def unique_names(view: View) -> Iterator[Referent]:
-    """Objects by their kind or colour alone, where that is enough."""
+    """Objects by their kind or color alone, where that is enough."""
     if view.partly:
         return
     for one in view.seen:
-        kind, colour = one.info.kind, one.info.colour
-        if colour and sum(other.info.kind == kind for other in view.seen) == 1:
+        kind, color = one.info.kind, one.info.color
+        if color and sum(other.info.kind == kind for other in view.seen) == 1:
             yield Referent(kind, one)
-        if colour and sum(other.info.colour == colour for other in view.seen) == 1:
-            yield Referent(f"{colour} {_ANYTHING}", one)
+        if color and sum(other.info.color == color for other in view.seen) == 1:
+            yield Referent(f"{color} {_ANYTHING}", one)
 
 
 def referents(view: View) -> Iterator[Referent]:
@@ -53,8 +53,8 @@ def referents(view: View) -> Iterator[Referent]:
     nouns: dict[str, list[Seen]] = {_ANYTHING: [o for o in view.seen if o.info.kind != TRAY]}
     for one in view.seen:
         nouns.setdefault(one.info.kind, []).append(one)
-        if one.info.colour:
-            nouns.setdefault(f"{one.info.colour} {_ANYTHING}", []).append(one)
+        if one.info.color:
+            nouns.setdefault(f"{one.info.color} {_ANYTHING}", []).append(one)
     for noun, members in nouns.items():
         if len(members) > 1:
             yield from _superlatives(view, noun, members)
@@ -70,13 +70,13 @@ def referents(view: View) -> Iterator[Referent]:
 
 
 def sides(view: View, seen: Sequence[Seen]) -> NDArray[np.float64]:
-    """Where objects are from left to right, (N,) in widths of the image."""
+    """Return the horizontal positions (N,) of objects in widths of the image."""
     middles = np.array([one.info.foot for one in seen])
     return view.project(middles)[:, 0] / view.width
 
 
 def depths(view: View, seen: Sequence[Seen]) -> NDArray[np.float64]:
-    """How far objects are along the table, away from the camera: (N,) metres."""
+    """Return the distances (N,) of objects along the table, away from the camera, meters."""
     return np.array([one.info.foot[:2] for one in seen]) @ view.away
 
 

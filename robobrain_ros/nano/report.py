@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robobrain_ros.core.coordinates import boxes_to_image_pixels, to_image_pixels
-from robobrain_ros.core.parsing import AnswerError, parse_answer
-from robobrain_ros.core.tasks import TaskKind
+from robobrain_ros.core.parsing import Answer, AnswerError, parse_answer
+from robobrain_ros.core.requests import Generation
+from robobrain_ros.core.results import Result
 from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import Engine
 from robobrain_ros.nano.evaluate import evaluation_views, questions_about
@@ -27,11 +28,14 @@ from robobrain_ros.nano.questions import Question, Topic
 from robobrain_ros.nano.scoring import IN_MASK, IOU, REACHES, REFUSED, RIGHT, ask
 from robobrain_ros.nano.tokenizer import FAMILY
 from robobrain_ros.nano.views import View
+from robobrain_ros.tf_projection import DepthScene
+from robobrain_ros.visualization.annotate import draw
+from robobrain_ros.visualization.style import PALETTE
 
 FIRST_SEED = 1_500_000
 TILE = (320, 240)
 COLUMNS, ROWS = 5, 4
-_RED, _GREEN, _WHITE, _BLACK = (255, 70, 60), (60, 220, 90), (255, 255, 255), (0, 0, 0)
+_TRUTH_COLOR, _ANSWER_COLOR = PALETTE[4], PALETTE[1]  # bluish green and vermilion
 _STEP = re.compile(r"^B \d+ (\d+) s .* loss ([\d.]+)")
 _CHECK = re.compile(r"^CHECK (\d+) s (\{.*\})")
 _SHOWN = {
@@ -85,7 +89,7 @@ def curve(log: Path, out: Path) -> None:
 
 
 def failures(engine: Engine, views: Sequence[View], per_topic: int) -> Iterator[NDArray[np.uint8]]:
-    """Tiles with wrong answers: what was asked and said, the answer red and the truth green."""
+    """Yield tiles with wrong answers: the question, the answer red, and the truth green."""
     shown: dict[Topic, int] = {}
     for view, question in questions_about(views):
         if shown.get(question.topic, 0) >= per_topic:
@@ -96,53 +100,38 @@ def failures(engine: Engine, views: Sequence[View], per_topic: int) -> Iterator[
         if min(values) >= least:
             continue
         shown[question.topic] = shown.get(question.topic, 0) + 1
-        yield _tile(view, question, generation.text, generation.sent_size)
+        yield _tile(view, question, generation)
 
 
-def _tile(view: View, question: Question, said: str, sent: tuple[int, int]) -> NDArray[np.uint8]:
-    scale = np.array(TILE) / (view.width, view.height)
+def _tile(view: View, question: Question, generation: Generation) -> NDArray[np.uint8]:
     image = cv2.resize(view.rgb, TILE, interpolation=cv2.INTER_AREA)
     size = (view.width, view.height)
-    for text, frame, color in ((question.answer, size, _GREEN), (said, sent, _RED)):
-        _draw(image, question.task, text, frame, size, scale, color)
-    said = said.split("</answer>")[0]
-    words = f"{question.text} -> {said if question.task is TaskKind.ASK or len(said) < 3 else ''}"
-    for color, width in ((_BLACK, 3), (_WHITE, 1)):
-        font = cv2.FONT_HERSHEY_SIMPLEX
-        cv2.putText(image, words, (4, 12), font, 0.36, color, width, cv2.LINE_AA)
-    return image
+    truth = _result(image, question, question.answer, generation, size)
+    answer = _result(image, question, generation.text, generation, generation.sent_size)
+    return draw(draw(image, truth, "", _TRUTH_COLOR), answer, question.text, _ANSWER_COLOR)
 
 
-def _draw(
+def _result(
     image: NDArray[np.uint8],
-    task: TaskKind,
+    question: Question,
     text: str,
+    generation: Generation,
     frame: tuple[int, int],
-    size: tuple[int, int],
-    scale: NDArray[np.float64],
-    color: tuple[int, int, int],
-) -> None:
-    """Draw an answer that was given in pixels of an image of the size `frame`."""
-    if task is TaskKind.ASK:
-        return
+) -> Result:
+    """Return an answer in the pixels of an image of the size `frame` as a result on a tile."""
     try:
-        answer = parse_answer(task, text, FAMILY)
+        answer = parse_answer(question.task, text, FAMILY)
     except AnswerError:
-        return
-    mapping = (FAMILY.frame, FAMILY.axis_order, frame, size)
-    for box in boxes_to_image_pixels(answer.boxes, *mapping)[0]:
-        x1, y1, x2, y2 = np.rint(box * np.tile(scale, 2)).astype(int).tolist()
-        cv2.rectangle(image, (x1, y1), (x2, y2), color, 2, cv2.LINE_AA)
+        answer = Answer(question.task, text=text)
+    mapping = (FAMILY.frame, FAMILY.axis_order, frame, TILE)
     pixels = to_image_pixels(answer.points[:, :2], *mapping)[0]
-    points = np.rint((pixels + 0.5) * scale).astype(np.int32)
-    if task is TaskKind.TRAJECTORY and len(points):
-        cv2.polylines(image, [points], False, color, 2, cv2.LINE_AA)
-    for x, y in points.tolist():
-        cv2.circle(image, (x, y), 4, color, -1, cv2.LINE_AA)
+    boxes = boxes_to_image_pixels(answer.boxes, *mapping)[0]
+    flat = DepthScene()
+    return Result(answer, generation, flat.points(pixels, image), flat.boxes(boxes))
 
 
 def contact_sheet(tiles: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Tiles in rows of five."""
+    """Return tiles in rows of five."""
     blank = np.full((TILE[1], TILE[0], 3), 255, np.uint8)
     padded = [*tiles, *[blank] * (-len(tiles) % COLUMNS)]
     rows = [np.hstack(padded[i : i + COLUMNS]) for i in range(0, len(padded), COLUMNS)]

@@ -19,8 +19,8 @@ from robobrain_ros.core.requests import Generation, GenerationRequest
 from robobrain_ros.core.tasks import TaskKind, Think
 from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import Engine, generate
-from robobrain_ros.nano.questions import Asker, Question, Topic
-from robobrain_ros.nano.reaching import Reach, collides, lifted_like
+from robobrain_ros.nano.gripper_paths import GripperPath, collides, lifted_like
+from robobrain_ros.nano.questions import Question, QuestionSampler, Topic
 from robobrain_ros.nano.views import View
 from robobrain_ros.sim.truth import box_iou
 
@@ -41,11 +41,11 @@ _FIGURES = {
 
 def drawn_questions(view: View, topics: Mapping[Topic, int], seed: int) -> list[Question]:
     """Up to so many different questions of each topic about a view."""
-    asker = Asker(view, random.Random(seed))
+    sampler = QuestionSampler(view, random.Random(seed))
     questions: dict[tuple[Topic, str], Question] = {}
     for topic, count in topics.items():
         for _ in range(count):
-            question = asker.draw(topic)
+            question = sampler.draw(topic)
             if question is not None:
                 questions.setdefault((topic, question.text.lower()), question)
     return list(questions.values())
@@ -100,7 +100,7 @@ def score(
     }
 
 
-def path_errors(points: NDArray[np.float64], path: Reach, size: tuple[int, int]) -> Scores:
+def path_errors(points: NDArray[np.float64], path: GripperPath, size: tuple[int, int]) -> Scores:
     """Discrete Fréchet and Hausdorff distance, and RMSE over the first waypoints that both have.
 
     points (N, 2) and path in pixels of an image of size (width, height), divided by that, as

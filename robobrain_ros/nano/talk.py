@@ -10,9 +10,9 @@ import numpy as np
 
 from robobrain_ros.nano.referents import Referent, sides
 from robobrain_ros.nano.views import Seen, View
-from robobrain_ros.nano.wordings import capitalised, plural
-from robobrain_ros.sim.pool import COLOURED_KINDS, TRAY
-from robobrain_ros.sim.tabletop import COLOURS
+from robobrain_ros.nano.wordings import capitalised
+from robobrain_ros.sim.pool import COLORED_KINDS, TRAY, plural
+from robobrain_ros.sim.tabletop import COLORS
 
 ABSENT = -1
 
@@ -31,7 +31,7 @@ class Said(NamedTuple):
 PRESENCE = ("is there a {} on the table?", "is there a {}?", "do you see a {}?")
 SIDE = ("is the {} {} of the {}?", "is the {} to the {} of the {}?")
 COUNT = ("how many {} are there?", "how many {} are on the table?")
-COLOUR = (
+COLOR = (
     "what colour is the {}?",
     "what color is the {}?",
     "which colour is the {}?",
@@ -74,45 +74,45 @@ def side(view: View, rng: random.Random) -> Said | None:
 
 
 def count(view: View, rng: random.Random) -> Said | None:
-    """How many objects of a kind or of a colour there are, or how many in all, not counting trays.
+    """Return a question for the number of objects of a kind, of a color, or in all (without trays).
 
-    As often as not of one that there are several of.
+    Half of the kinds and colors asked about occur several times.
     """
     if view.partly:
         return None
     kinds = [one.info.kind for one in view.seen]
-    colours = [one.info.colour for one in view.seen if one.info.colour]
+    colors = [one.info.color for one in view.seen if one.info.color]
     choice = rng.random()
     if choice < 0.2:
         noun, found = "objects", [one for one in view.seen if one.info.kind != TRAY]
     elif choice < 0.65:
         several = [kind for kind in kinds if kinds.count(kind) > 1]
-        kind = rng.choice(several if several and rng.random() < 0.5 else COLOURED_KINDS)
+        kind = rng.choice(several if several and rng.random() < 0.5 else COLORED_KINDS)
         noun, found = plural(kind), [one for one in view.seen if one.info.kind == kind]
     else:
-        several = [colour for colour in colours if colours.count(colour) > 1]
-        colour = rng.choice(several if several and rng.random() < 0.5 else tuple(COLOURS))
-        noun = f"{colour} objects"
-        found = [one for one in view.seen if one.info.colour == colour]
+        several = [color for color in colors if colors.count(color) > 1]
+        color = rng.choice(several if several and rng.random() < 0.5 else tuple(COLORS))
+        noun = f"{color} objects"
+        found = [one for one in view.seen if one.info.color == color]
     order = np.argsort([one.point[0] for one in found]) if found else []
     names = [f"the {found[i].info.name}" for i in order]
     thought = f"I see {', '.join(names)}." if names else f"There are no {noun} on the table."
     return Said(rng.choice(COUNT).format(noun), str(len(found)), thought)
 
 
-def colour(view: View, rng: random.Random) -> Said | None:
-    """Which colour the only object of a kind has."""
+def color(view: View, rng: random.Random) -> Said | None:
+    """Return a question for the color of the only object of a kind."""
     kinds = [one.info.kind for one in view.seen]
-    unique = [one for one in view.seen if one.info.colour and kinds.count(one.info.kind) == 1]
+    unique = [one for one in view.seen if one.info.color and kinds.count(one.info.kind) == 1]
     if not unique or view.partly:
         return None
     one = rng.choice(unique)
-    text = rng.choice(COLOUR).format(one.info.kind)
+    text = rng.choice(COLOR).format(one.info.kind)
     thought = f"The {one.info.kind} is at ({one.point[0]}, {one.point[1]})."
-    return Said(text, str(one.info.colour).capitalize(), thought, one.label)
+    return Said(text, str(one.info.color).capitalize(), thought, one.label)
 
 
 def what(described: Referent, thought: str) -> Said:
-    """What a described object is."""
+    """Return a question for the name of a described object."""
     name, label = capitalised(described.target.info.name), described.target.label
     return Said(WHAT[0].format(described.words), name, thought, label)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each image token of a view shows: dense targets that make the model learn in minutes."""
+"""Dense auxiliary targets for the image tokens of a view, which speed up training."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from robobrain_ros.nano.questions import Question
 from robobrain_ros.nano.talk import ABSENT
 from robobrain_ros.nano.views import View
 from robobrain_ros.sim.pool import KINDS
-from robobrain_ros.sim.tabletop import ARM_CODE, COLOURS, PART_BIT, TABLE_CODE
+from robobrain_ros.sim.tabletop import ARM_CODE, COLORS, PART_BIT, TABLE_CODE
 
 IGNORED = -100
 CLASSES = (*KINDS, "gripper", "table", "arm", "elsewhere")
 GRIPPER, TABLE, ARM, ELSEWHERE = range(len(KINDS), len(CLASSES))
 BACKGROUND = (TABLE, ARM, ELSEWHERE)
-TEXTURED, NO_COLOUR = len(COLOURS), len(COLOURS) + 1
-COLOUR_CLASSES = len(COLOURS) + 2
+TEXTURED, NO_COLOR = len(COLORS), len(COLORS) + 1
+COLOR_CLASSES = len(COLORS) + 2
 NUMBERS = 10
 """x, y of the point; x1, y1, x2, y2 of the box; the same of the part to grasp."""
 MEASURES = 3
 """Distance from the camera in metres; radius and height in decimetres."""
-_COLOUR_NAMES = tuple(COLOURS)
+_COLOR_NAMES = tuple(COLORS)
 # An image token is trained on an object that covers at least this many of its 784 pixels.
 _MIN_TOKEN_COVER = 20
 _CODES = 12  # elsewhere, up to nine objects, table, arm
@@ -33,10 +33,10 @@ _TABLE_INDEX, _ARM_INDEX = 10, 11
 def token_targets(
     view: View, best: NDArray[np.int64], background: NDArray[np.int64]
 ) -> dict[str, NDArray[np.generic]]:
-    """What each of the N image tokens shows, in raster order; `best`, `background`: of `dominant`.
+    """Return the targets of the N image tokens in raster order; best, background: of `dominant`.
 
     Returns:
-        kind: (N,) int64, of `CLASSES`; colour: (N,) int64, of `COLOURS`, `TEXTURED` or `NO_COLOUR`.
+        kind: (N,) int64, of `CLASSES`; color: (N,) int64, of `COLORS`, `TEXTURED` or `NO_COLOR`.
         Both are `IGNORED` where an object that is too little visible covers the token.
         numbers: (N, 10) int64 pixels (`NUMBERS`), measures: (N, 3) float32 (`MEASURES`) of the
         object; `IGNORED` where there is none. The gripper has a point only.
@@ -45,7 +45,7 @@ def token_targets(
     count = len(best)
     columns = view.width // TOKEN_PIXELS
     kind = np.choose(background, (ELSEWHERE, TABLE, ARM)).astype(np.int64)
-    colour = np.full(count, NO_COLOUR, np.int64)
+    color = np.full(count, NO_COLOR, np.int64)
     numbers = np.full((count, NUMBERS), IGNORED, np.int64)
     measures = np.full((count, MEASURES), IGNORED, np.float32)
     middle = np.zeros(count, np.float32)
@@ -55,19 +55,19 @@ def token_targets(
         )
         if best[token] == 0:
             kind[token], numbers[token, :2] = GRIPPER, np.floor(view.gripper)
-    kind[best > 0] = colour[best > 0] = IGNORED
+    kind[best > 0] = color[best > 0] = IGNORED
     for one in view.seen:
         covered = best == one.label
         kind[covered] = KINDS.index(one.info.kind)
-        name = one.info.colour
-        colour[covered] = _COLOUR_NAMES.index(name) if name else TEXTURED
+        name = one.info.color
+        color[covered] = _COLOR_NAMES.index(name) if name else TEXTURED
         numbers[covered] = [*one.point, *one.box, *(one.grasp or (IGNORED,) * 4)]
         away = np.linalg.norm(np.array(one.info.foot) - view.pose[:3, 3])
         measures[covered] = away, 10 * one.info.radius, 10 * one.info.height
         middle[one.point[1] // TOKEN_PIXELS * columns + one.point[0] // TOKEN_PIXELS] = 1
     return {
         "kind": kind,
-        "colour": colour,
+        "color": color,
         "numbers": numbers,
         "measures": measures,
         "middle": middle,
@@ -75,7 +75,7 @@ def token_targets(
 
 
 def meant_tokens(view: View, best: NDArray[np.int64], question: Question) -> NDArray[np.bool_]:
-    """Which of the N image tokens, or of the one more that stands for none, a question is about.
+    """Return which of the N image tokens, and of one more for "none", a question is about.
 
     best: each token's object, of `dominant`. All False where it is about none in particular.
     """

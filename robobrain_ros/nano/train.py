@@ -196,7 +196,7 @@ class _Network:
 
 
 def _taken(x: Tensor, places: Tensor) -> Tensor:
-    """What x (B, L, C) has at places (B, Q) of its sequence: (B, Q, C)."""
+    """Return x (B, L, C) at places (B, Q) of its sequence: (B, Q, C)."""
     return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a scene to a view: an image of some size, what is seen in it, and where in the world.
+"""Views of a scene: an image of some size, its visible objects, and its camera pose.
 
 Pixel conventions: boxes are x1, y1, x2, y2 with exclusive right and bottom edges, so they scale
 exactly between image sizes; pixel (i, j) covers [i, i+1) x [j, j+1).
@@ -19,7 +19,7 @@ from scipy import ndimage
 from robobrain_ros.nano import augmentation
 from robobrain_ros.nano.dataset import ObjectInfo, Scene, SceneInfo
 from robobrain_ros.sim.tabletop import PART_BIT
-from robobrain_ros.sim.truth import MIN_VISIBLE_SHARE, mask_box
+from robobrain_ros.sim.truth import MIN_VISIBLE_SHARE, inner_point, mask_box
 
 _WHOLE_VIEW_SHARE = 0.3
 _MIN_CROP = 0.75
@@ -77,7 +77,7 @@ class View:
         return np.array(self.info.world_from_optical).reshape(4, 4)
 
     def mask(self, label: int) -> NDArray[np.bool_]:
-        """Where an object is seen, (H, W)."""
+        """Return the mask (H, W) of an object."""
         return (self.codes & ~np.uint8(PART_BIT)) == label
 
     def project(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -116,20 +116,6 @@ class View:
             return None
         u, v = self.project(np.array([self.info.gripper]))[0]
         return (float(u), float(v)) if 0 <= u < self.width and 0 <= v < self.height else None
-
-
-def inner_point(mask: NDArray[np.bool_]) -> tuple[int, int]:
-    """A pixel (x, y) well inside a mask (H, W): its centroid when that is, else the nearest such.
-
-    "Well inside" is at least 0.6 of the largest distance to the mask's edge.
-    """
-    padded = np.pad(mask.astype(np.uint8), 1)
-    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
-    rows, columns = np.nonzero(mask)
-    centre_x, centre_y = columns.mean(), rows.mean()
-    rows, columns = np.nonzero(depth >= 0.6 * depth.max())
-    nearest = np.argmin((columns - centre_x) ** 2 + (rows - centre_y) ** 2)
-    return int(columns[nearest]), int(rows[nearest])
 
 
 def whole_view(scene: Scene) -> View:

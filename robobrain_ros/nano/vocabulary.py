@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from robobrain_ros.nano import talk, wordings
 from robobrain_ros.nano.dataset import NAMES
-from robobrain_ros.nano.wordings import capitalised, plural
-from robobrain_ros.sim.pool import KINDS
-from robobrain_ros.sim.tabletop import COLOURS
+from robobrain_ros.nano.wordings import capitalised
+from robobrain_ros.sim.pool import KINDS, plural
+from robobrain_ros.sim.tabletop import COLORS
 
 _DESCRIPTIONS = (
     "leftmost object",
@@ -38,7 +38,7 @@ _REPEATS = 20  # of what isn't asked in many wordings
 
 
 def vocabulary_texts() -> list[str]:
-    """What the tokenizer is trained on; prompts and formats are added apart."""
+    """Return the texts that the tokenizer is trained on; prompts and formats are added apart."""
     templates = (
         *wordings.POINT,
         *wordings.SPOTS,
@@ -57,12 +57,12 @@ def vocabulary_texts() -> list[str]:
     nouns = [*KINDS, *map(plural, KINDS)]
     questions = [
         template.format(noun)
-        for templates in (talk.PRESENCE, talk.COUNT, talk.COLOUR, talk.WHAT)
+        for templates in (talk.PRESENCE, talk.COUNT, talk.COLOR, talk.WHAT)
         for template in templates
         for noun in nouns
     ]
     sides = [t.format("mug", side, "can") for t in talk.SIDE for side in ("left", "right")]
     questions += sides
-    words = ["Yes", "No", *(name.capitalize() for name in (*COLOURS, *nouns))]
+    words = ["Yes", "No", *(name.capitalize() for name in (*COLORS, *nouns))]
     rare = [*_DESCRIPTIONS, *questions, *map(capitalised, questions), *_THOUGHTS, *words]
     return named + rare * _REPEATS

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How things are asked for: each wording has a place for a name or a description."""
+"""Templates of questions, each with a slot for a name or a description."""
 
 from __future__ import annotations
 
@@ -44,11 +44,6 @@ REACH = (
     "go to the {}",
 )
 GO = ("move the gripper to the free space {}", "move to the free spot {}")
-
-
-def plural(kind: str) -> str:
-    """The plural of an object's kind."""
-    return f"{kind}es" if kind.endswith("x") else f"{kind}s"
 
 
 def capitalised(text: str) -> str:

@@ -105,6 +105,22 @@ def wait_for(event: threading.Event) -> None:
         pass
 
 
+def call_on_signals(action: Callable[[], None]) -> None:
+    """Call `action` in the main thread at the first SIGINT or SIGTERM, and ignore further ones.
+
+    A second one, as when a terminal and `ros2 launch` both send SIGINT, would kill Python while it
+    exits.
+    """
+
+    def end(*_: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        action()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+
+
 def until_signalled() -> threading.Event:
     """Return an event that SIGINT and SIGTERM set: `wait_for` it in the main thread.
 
@@ -112,14 +128,5 @@ def until_signalled() -> threading.Event:
     SignalHandlerOptions.NO beside this.
     """
     asked = threading.Event()
-
-    def end(*_: object) -> None:
-        # A second one, as when a terminal and `ros2 launch` both send SIGINT, would kill Python
-        # while it exits.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        asked.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
+    call_on_signals(asked.set)
     return asked

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which objects a random tabletop scene shows, and how they, the table and the light look."""
+"""Choice of a random scene's objects, and appearance of objects, table and light."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from robobrain_ros.sim.pool import (
     ARM_GROUP,
-    COLOURED_KINDS,
+    COLORED_KINDS,
     FINISHES,
     HIDDEN_GROUP,
     TEXTURED_KINDS,
@@ -24,7 +24,7 @@ from robobrain_ros.sim.pool import (
 )
 from robobrain_ros.sim.variety import Variety
 
-COLOURS: Mapping[str, tuple[float, float, float]] = {
+COLORS: Mapping[str, tuple[float, float, float]] = {
     "red": (0.0, 0.88, 0.80),
     "orange": (0.065, 0.95, 0.98),
     "yellow": (0.145, 0.88, 1.0),
@@ -34,9 +34,9 @@ COLOURS: Mapping[str, tuple[float, float, float]] = {
     "white": (0.0, 0.0, 0.95),
     "black": (0.0, 0.0, 0.07),
 }
-"""Hue, saturation, value of each colour's middle, 0..1."""
+"""Hue, saturation, value of each color's middle, 0..1."""
 
-# Coloured objects whose name would also fit a textured one, which has no colour in its name.
+# Colored objects whose name would also fit a textured one, which has no color in its name.
 _AMBIGUOUS: Mapping[tuple[str | None, str], str] = {
     ("red", "can"): "soda can",
     ("white", "box"): "milk carton",
@@ -46,7 +46,7 @@ _AMBIGUOUS: Mapping[tuple[str | None, str], str] = {
 }
 
 
-_STANDING = tuple(kind for kind in COLOURED_KINDS if kind != TRAY)
+_STANDING = tuple(kind for kind in COLORED_KINDS if kind != TRAY)
 _TRAY_SHARE = 0.35
 
 
@@ -56,51 +56,51 @@ class Chosen:
 
     name: str
     kind: str
-    colour: str | None
+    color: str | None
     instance: Instance
 
 
 def choose_objects(pool: Pool, variety: Variety, rng: np.random.Generator) -> list[Chosen]:
-    """4 to 8 differently named objects, with distractors of one kind and of one colour.
+    """4 to 8 differently named objects, with distractors of one kind and of one color.
 
     A third of the scenes have a tray, which comes first, and fewer other objects.
     """
     count = int(rng.integers(4, 9))
-    favourite_kind, favourite_colour = rng.choice(_STANDING), rng.choice(list(COLOURS))
+    favourite_kind, favourite_color = rng.choice(_STANDING), rng.choice(list(COLORS))
     chosen: list[Chosen] = []
     if rng.random() < _TRAY_SHARE:
         count = min(count, 6)
-        colour = str(rng.choice(list(COLOURS)))
-        chosen.append(_drawn(pool, variety, TRAY, colour, rng))
+        color = str(rng.choice(list(COLORS)))
+        chosen.append(_drawn(pool, variety, TRAY, color, rng))
     while len(chosen) < count:
         if rng.random() < 0.22:
-            kind, colour = str(rng.choice(TEXTURED_KINDS)), None
+            kind, color = str(rng.choice(TEXTURED_KINDS)), None
         else:
             kind = str(favourite_kind if rng.random() < 0.3 else rng.choice(_STANDING))
-            colour = str(favourite_colour if rng.random() < 0.25 else rng.choice(list(COLOURS)))
-        candidate = _drawn(pool, variety, kind, colour, rng)
+            color = str(favourite_color if rng.random() < 0.25 else rng.choice(list(COLORS)))
+        candidate = _drawn(pool, variety, kind, color, rng)
         used = any(other.instance is candidate.instance for other in chosen)
-        if not used and not _clashes(kind, colour, chosen):
+        if not used and not _clashes(kind, color, chosen):
             chosen.append(candidate)
     return chosen
 
 
 def _drawn(
-    pool: Pool, variety: Variety, kind: str, colour: str | None, rng: np.random.Generator
+    pool: Pool, variety: Variety, kind: str, color: str | None, rng: np.random.Generator
 ) -> Chosen:
     instances = [one for one in pool.instances[kind] if one.new == variety.new_objects]
-    name = f"{colour} {kind}" if colour else kind
-    return Chosen(name, kind, colour, instances[int(rng.integers(len(instances)))])
+    name = f"{color} {kind}" if color else kind
+    return Chosen(name, kind, color, instances[int(rng.integers(len(instances)))])
 
 
-def _clashes(kind: str, colour: str | None, chosen: Sequence[Chosen]) -> bool:
+def _clashes(kind: str, color: str | None, chosen: Sequence[Chosen]) -> bool:
     """Whether the name is taken, or would fit another object as well."""
     for other in chosen:
-        if (other.kind, other.colour) == (kind, colour):
+        if (other.kind, other.color) == (kind, color):
             return True
-        if _AMBIGUOUS.get((colour, kind)) == other.kind:
+        if _AMBIGUOUS.get((color, kind)) == other.kind:
             return True
-        if _AMBIGUOUS.get((other.colour, other.kind)) == kind:
+        if _AMBIGUOUS.get((other.color, other.kind)) == kind:
             return True
     return False
 
@@ -108,7 +108,7 @@ def _clashes(kind: str, colour: str | None, chosen: Sequence[Chosen]) -> bool:
 def paint(
     model: mujoco.MjModel, chosen: Sequence[Chosen], variety: Variety, rng: np.random.Generator
 ) -> None:
-    """Show the chosen objects and no others, in their colours; dress table, floor and lights."""
+    """Show the chosen objects and no others, in their colors; dress table, floor and lights."""
     arm = model.geom_group == ARM_GROUP
     model.geom_group[model.geom_bodyid > 0] = HIDDEN_GROUP
     model.geom_group[arm] = ARM_GROUP
@@ -116,9 +116,9 @@ def paint(
         model.geom_group[list(item.instance.geoms)] = VISIBLE_GROUP
         finish = model.material(str(rng.choice(FINISHES))).id
         for geom in item.instance.painted:
-            model.geom_rgba[geom] = (*_shade(item.colour, rng), 1.0)
+            model.geom_rgba[geom] = (*_shade(item.color, rng), 1.0)
             model.geom_matid[geom] = finish
-        if item.colour is None:
+        if item.color is None:
             model.geom_rgba[list(item.instance.geoms), :3] = rng.uniform(0.85, 1.0)
     table, floor = model.geom("table").id, model.geom("floor").id
     model.geom_matid[table] = model.material(str(rng.choice(variety.textures))).id
@@ -127,11 +127,11 @@ def paint(
     _light(model, rng)
 
 
-def _shade(colour: str | None, rng: np.random.Generator) -> tuple[float, float, float]:
-    """RGB near the colour's middle, too near to be taken for another colour."""
-    if colour is None:
-        raise ValueError("an object with painted parts needs a colour")
-    hue, saturation, value = COLOURS[colour]
+def _shade(color: str | None, rng: np.random.Generator) -> tuple[float, float, float]:
+    """RGB near the color's middle, too near to be taken for another color."""
+    if color is None:
+        raise ValueError("an object with painted parts needs a color")
+    hue, saturation, value = COLORS[color]
     if saturation == 0:
         saturation = abs(rng.normal(0, 0.015))
         value = np.clip(value + rng.normal(0, 0.025), 0.03, 1)

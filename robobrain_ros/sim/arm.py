@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways of the simulated Panda's joints to a grasp and up again, by inverse kinematics (mink)."""
+"""Joint trajectories of the simulated Panda to a grasp and up, by inverse kinematics (mink)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 from robobrain_ros.core.arrays import BoolArray, FloatArray
 from robobrain_ros.sim.grasping import Grasp
 from robobrain_ros.sim.obstacles import Obstacles
+from robobrain_ros.sim.panda import ARM_BASE
 from robobrain_ros.sim.physics import ARM_JOINTS, GRIP_SITE, add_arm
-from robobrain_ros.sim.pool import ARM_BASE
 
 PRE_GRASP, LIFT = 0.10, 0.15  # metres before the grasp and above it
 
@@ -29,7 +29,7 @@ _HIGH, _HIGH_RADIUS = 0.34, 0.62  # metres: fingertips above all objects, and fr
 
 
 class Unreachable(Exception):
-    """Inverse kinematics finds no way to a grasp."""
+    """Inverse kinematics finds no trajectory to a grasp."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class Arm:
         self._limits = [mink.ConfigurationLimit(model, min_distance_from_limits=0.02)]
 
     def covers(self, points: FloatArray, joints: Sequence[float]) -> BoolArray:
-        """Which points (N, 3) are of the arm itself at these joints (7,), or just beside it."""
+        """Return which points (N, 3) are on the arm at joints (7,) or within a margin of it."""
         model, data = self._configuration.model, self._configuration.data
         self._configuration.update(self._full(joints))
         covered = np.zeros(len(points), bool)
@@ -81,7 +81,7 @@ class Arm:
         for tilt in _TILTS:
             if obstacles and obstacles.block(grasp, hand_rotation(grasp, 0.0, tilt)):
                 continue
-            # The gripper is the same a half turn on; one way may be beyond the last joint's limit.
+            # The gripper is symmetric; one of the two turns may be beyond the last joint's limit.
             motions = [self._motion(grasp, turn, tilt, start) for turn in (0.0, np.pi)]
             found = [motion for motion in motions if motion is not None]
             if found:
@@ -158,7 +158,7 @@ class Arm:
 
 
 def hand_rotation(grasp: Grasp, turn: float, tilt: float) -> FloatArray:
-    """Orientation of the hand (3, 3): x the way the fingers close, z the way the hand points.
+    """Return the hand's orientation (3, 3): x the closing, z the pointing direction.
 
     turn: added to the grasp's yaw. tilt: how far the hand leans back towards the arm, about the
     line between the fingers, so that both stay at one height.
@@ -173,7 +173,7 @@ def hand_rotation(grasp: Grasp, turn: float, tilt: float) -> FloatArray:
 
 
 def _above(grasp: Grasp) -> FloatArray:
-    """A place (3,) for the fingertips high over the objects, on the way to the grasp."""
+    """Return a position (3,) for the fingertips above all objects, on the way to the grasp."""
     reach = grasp.position[:2] - ARM_BASE[:2]
     reach = reach * min(1.0, _HIGH_RADIUS / np.linalg.norm(reach))
     return np.array([*(reach + ARM_BASE[:2]), _HIGH])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the third-party meshes and textures of the simulated tabletop live."""
+"""Location of the third-party meshes and textures of the simulated tabletop."""
 
 from __future__ import annotations
 

@@ -54,9 +54,9 @@ _SPECS = (
     Spec("name", "camera", "Prefix of the camera's topics and frames."),
     Spec("seed", 2_000_000, "Which scene is shown; may change at any time.", range=(0, 2**31 - 1)),
     Spec("rate", 10.0, "Frames a second.", range=(0.1, 120.0)),
-    Spec("width", 640, "Width of the colour image, pixels.", range=(16, 4096)),
-    Spec("height", 480, "Height of the colour image, pixels.", range=(16, 4096)),
-    Spec("color_encoding", "rgb8", "Encoding of the colour image.", choices=tuple(_FROM_RGB)),
+    Spec("width", 640, "Width of the color image, pixels.", range=(16, 4096)),
+    Spec("height", 480, "Height of the color image, pixels.", range=(16, 4096)),
+    Spec("color_encoding", "rgb8", "Encoding of the color image.", choices=tuple(_FROM_RGB)),
     Spec("depth_encoding", "32FC1", "Metres or millimetres.", choices=_DEPTH_ENCODINGS),
     Spec(
         "depth_sensor",
@@ -64,7 +64,7 @@ _SPECS = (
         "Depth as it is, or as a stereo camera such as a RealSense measures it.",
         choices=("exact", "stereo"),
     ),
-    Spec("depth_scale", 1.0, "Size of the depth image relative to colour.", range=(0.05, 4.0)),
+    Spec("depth_scale", 1.0, "Size of the depth image relative to color.", range=(0.05, 4.0)),
     Spec("publish_depth", True, "Whether the camera has depth."),
     Spec("publish_info", True, "Whether the camera publishes its intrinsics."),
     Spec("publish_tf", True, "Whether the camera's pose is known."),
@@ -74,7 +74,7 @@ _SPECS = (
 # Axes of REP-103's optical frame (x right, y down, z forward) in a body frame (x forward, y left).
 LINK_FROM_OPTICAL = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]], float)
 
-# REP-2003: a sensor publishes reliably, so that it is heard by both kinds of subscribers.
+# REP-2003: sensors publish reliably, which is compatible with both kinds of subscribers.
 _SENSOR_QOS = QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE)
 _STATIC_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 

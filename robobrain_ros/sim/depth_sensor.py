@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stereo depth camera such as Intel's RealSense D435 measures of an exact depth image.
+"""Error model of a stereo depth camera such as Intel's RealSense D435, for exact depth images.
 
 The errors are made where they arise, in the disparity d = f b / z between a left imager, whose
 view the depth image is, and a right one at a distance b:
@@ -67,7 +67,7 @@ class _Disparity(NamedTuple):
         return cls(value, _surface_slope(value, 1), _surface_slope(value, 0))
 
     def step(self) -> Image:
-        """How much more than its slope the disparity changes within a pixel, px, at least 0."""
+        """Return how much the disparity changes within a pixel beyond its slope, px, at least 0."""
         change = cv2.morphologyEx(self.value, cv2.MORPH_GRADIENT, _SQUARE)
         return np.maximum(change - 2 * (np.abs(self.slope_u) + np.abs(self.slope_v)), 0)
 
@@ -122,7 +122,7 @@ class StereoDepthSensor:
     """Share of the columns at the left border, f b / z wide, that only the left imager sees.
 
     1 for a raw depth image (Datasheet: "invalid depth band"); 0 where the picture is narrower
-    than the imagers', such as depth aligned to the colour camera of a D435.
+    than the imagers', such as depth aligned to the color camera of a D435.
     """
     edge_holes: float = 0.2
     """Share of holes at jumps of a pixel and more, less at smaller steps; chosen."""

@@ -15,7 +15,7 @@ from robobrain_ros.sim.physics import LOOKS_GROUP, TIME_STEP, PhysicsScene
 _PERIOD_S = 0.1
 _SIZE = (480, 360)
 _SHEET = (2, 4)  # rows, columns
-_GIF_SIZE, _GIF_COLOURS = (320, 240), 64
+_GIF_SIZE, _GIF_COLORS = (320, 240), 64
 
 
 class Film:
@@ -40,7 +40,7 @@ class Film:
         self._renderer.close()
 
     def watch(self) -> None:
-        """To be called after every step."""
+        """Take a picture when one is due; to be called after every step."""
         if self._steps % self._every == 0:
             self._renderer.update_scene(self._scene.data, "camera", self._option)
             self.frames.append(self._renderer.render())
@@ -58,7 +58,7 @@ class Film:
         Image.fromarray(np.vstack(lines)).save(sheet)
         pictures = [Image.fromarray(frame).resize(_GIF_SIZE) for frame in self.frames]
         # One palette and no dithering: what stands still then costs nothing.
-        palette = pictures[-1].quantize(_GIF_COLOURS)
+        palette = pictures[-1].quantize(_GIF_COLORS)
         first, *others = [
             picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures
         ]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a parallel gripper takes hold, from what the service says and nothing else.
+"""Grasps for a parallel gripper from above, from the answers of the node alone.
 
-The rule, for a gripper that comes from above. The part to touch (get_affordance), or else the whole
+The part to touch (get_affordance), or else the whole
 object (ground_object), is taken across its narrowest side; where even that is too wide, one finger
 goes inside, over the object's edge. How deep depends on the hand, which must not meet the object's
 top. Where the object's box isn't where its point (point_to) is, the box shows something in front
@@ -29,14 +29,14 @@ MAX_WIDTH = 0.076
 _COARSE = 3 * np.arange(4)  # of YAW_STEP; each frame shows two directions
 _CLEARANCE = 0.010  # on each side of what is between the fingers
 _OPEN = 0.08
-_REACH = 0.036  # from the fingertips up to where the palm would touch
+_FINGER_LENGTH = 0.036  # from the fingertips up to where the palm would touch
 _FLOOR = 0.008  # fingertips above the table
 _LEAST_HOLD = 0.012  # of the part that must be between the fingers
-# The back of a thing is hidden, so that it may be wider along the view than it looks.
+# The back of an object is hidden, so that it may be wider along the view than it looks.
 _HIDDEN_SHARE = 1.0
 _RIM_DEPTH, _RIM_OPENING, _WALL = 0.022, 0.044, 0.004
 _STICKS_OUT = 0.02  # how far a handle's middle is from its object's at least
-_FINGER_RADIUS = 0.013  # of the fingers, across the way they close
+_FINGER_RADIUS = 0.013  # of the fingers, across their closing direction
 _NEAR = 0.02  # how far a point may be outside the box of the same object
 # Of an object that is known by a point of its surface only.
 _POINT_INWARDS, _POINT_DEPTH = 0.02, 0.02
@@ -59,11 +59,11 @@ class Extent:
         return float(self.centre[2] + self.size[2] / 2)
 
     def turned(self) -> Extent:
-        """The same box with its axes named the other way around, a quarter turn on."""
+        """Return the same box with its horizontal axes swapped."""
         return replace(self, yaw=self.yaw + np.pi / 2, size=self.size[[1, 0, 2]])
 
     def contains(self, points: FloatArray, margin: float) -> BoolArray:
-        """Which points (N, 3) are in the box or within a margin of it."""
+        """Return which points (N, 3) are in the box or within a margin of it."""
         offsets = points - self.centre
         axes = np.stack([_level(self.yaw), _level(self.yaw + np.pi / 2)], axis=1)
         local = np.column_stack([offsets[:, :2] @ axes, offsets[:, 2]])
@@ -92,11 +92,11 @@ Measure = Callable[[float], Extent | None]
 
 
 class Answers(Protocol):
-    """What the service says of one object; None stands for no answer, or for one without 3D."""
+    """The node's answers about one object; None without an answer, or without a 3D one."""
 
     @property
     def point(self) -> SurfacePoint | None:
-        """Where it is (point_to)."""
+        """A point on its surface (point_to)."""
 
     def part(self, yaw: float) -> Extent | None:
         """The part to touch (get_affordance), in a frame of this yaw."""
@@ -121,9 +121,9 @@ class Grasp:
 
 
 def propose(answers: Answers) -> Iterator[Grasp]:
-    """Grasps, the best first; none where the service doesn't say where the object is.
+    """Yield grasps, the best first; none without a position of the object.
 
-    Those further on cost more questions, which are asked when somebody wants them.
+    Later ones take more requests, which are sent when they are needed.
     """
     point, box = answers.point, answers.whole(0.0)
     if box is None or not (point is None or box.contains(point.position[None], _NEAR)[0]):
@@ -188,7 +188,7 @@ def _ranked(sides: Sequence[Extent], right: FloatArray | None) -> list[Extent]:
 
 
 def _possible_width(side: Extent, right: FloatArray | None) -> float:
-    """How wide a thing may be whose visible part this is."""
+    """Return the possible width of an object whose visible part this is."""
     along_view = 0.0 if right is None else abs(np.sin(side.yaw - np.arctan2(right[1], right[0])))
     return float(side.size[0] * (1 + _HIDDEN_SHARE * along_view))
 
@@ -196,7 +196,7 @@ def _possible_width(side: Extent, right: FloatArray | None) -> float:
 def _straddle(side: Extent, top: float, right: FloatArray | None) -> Grasp | None:
     """Take a part between the fingers, as deep as the palm allows; None where that won't hold."""
     width = float(side.size[0])
-    height = max(top - _REACH, _FLOOR)
+    height = max(top - _FINGER_LENGTH, _FLOOR)
     if width > MAX_WIDTH or side.top - height < _LEAST_HOLD:
         return None
     position = np.array([*side.centre[:2], height])
@@ -205,7 +205,7 @@ def _straddle(side: Extent, top: float, right: FloatArray | None) -> Grasp | Non
 
 
 def _over_rim(sides: Sequence[Extent], top: float) -> Iterator[Grasp]:
-    """Take a hollow thing's wall, in the middle of each side of its box."""
+    """Yield grasps of a hollow object's wall, in the middle of each side of its box."""
     height = max(top - _RIM_DEPTH, _FLOOR)
     for side in sides:
         for sign in (-1, 1):

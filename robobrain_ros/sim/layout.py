@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the objects, the arm and the camera of a random tabletop scene are."""
+"""Placement of the objects, the arm and the camera of a random tabletop scene."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def place(
         _look(model, variety, rng)
         if not _in_image(model, _hulls(model, chosen), aspect):
             continue
-        if not _reach(model, data, rng, aspect if arm_shown else np.inf):
+        if not _pose_arm(model, data, rng, aspect if arm_shown else np.inf):
             continue
         score = _least_visible_fraction(model, data, chosen, arm_shown)
         if score > best_score:
@@ -167,12 +167,12 @@ def _hulls(model: mujoco.MjModel, chosen: Sequence[Chosen]) -> NDArray[np.float6
     return np.concatenate(points)
 
 
-def _reach(
+def _pose_arm(
     model: mujoco.MjModel, data: mujoco.MjData, rng: np.random.Generator, aspect: float
 ) -> bool:
     """Bring the arm into a home-like pose with the gripper in view and clear of the objects.
 
-    False where none was found. An infinite aspect stands for a gripper that nobody sees.
+    Returns False if there is none. With an infinite aspect the gripper may be out of view.
     """
     region_start = REGION_CENTRE[0] - REGION_SIZE[0] / 2
     for spread in rng.uniform(-1, 1, (30, len(_HOME))):

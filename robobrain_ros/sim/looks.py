@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies how things look from a compiled MuJoCo model into a specification of another."""
+"""Copying of the appearance of a compiled MuJoCo model into the specification of another."""
 
 from __future__ import annotations
 

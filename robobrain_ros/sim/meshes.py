@@ -148,7 +148,7 @@ TRAY_THICKNESS = 0.006
 
 
 def tray_floor() -> Mesh:
-    """The floor of a tray, on which things can stand."""
+    """Return the floor of a tray, on which objects can stand."""
     return cuboid(*TRAY_SIZE, TRAY_THICKNESS)
 
 

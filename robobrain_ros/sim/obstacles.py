@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the depth camera sees beside the object, so that the hand doesn't come down on it.
+"""Obstacles from the camera's depth, for collision checks of the hand.
 
-A planner on a robot has this as its octomap or point cloud; like there, it comes from the camera
-and not from what the simulator knows. Metres, frame `table`.
+They stand for the octomap or point cloud of a robot's planner: they come from the camera, not from
+the simulator's state. Meters, frame `table`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from robobrain_ros.tf_projection import Intrinsics
 
 _STRIDE = 2  # pixels
 _LOWEST, _HIGHEST = 0.015, 0.40  # above the table's noise; and no higher than anything stands
-_FEW = 6  # points that may be noise
+_FEW = 6  # points, which may be noise
 _OWN_MARGIN = 0.006
-# Boxes of the hand about the fingertips' middle, low and high corners; x the way that the fingers
-# close, z where the hand points. The palm's goes up as far as things stand.
+# Boxes of the hand around the fingertips' middle, as low and high corners; x: the closing direction
+# of the fingers, z: the pointing direction of the hand. The palm's is as high as any object.
 _PALM = np.array([(-0.106, -0.034, -0.25), (0.106, 0.034, -0.038)])
 _FINGER_THICKNESS, _FINGER_WIDTH, _FINGER_LENGTH = 0.024, 0.012, 0.05
 
 
 class Obstacles:
-    """Points (N, 3) of surfaces that stand on the table, whichever object they are of."""
+    """Points (N, 3) of the surfaces above the table, of all objects."""
 
     def __init__(self, points: FloatArray) -> None:
         self.points = points
@@ -36,7 +36,7 @@ class Obstacles:
     def from_depth(
         cls, depth: NDArray[np.floating], intrinsics: Intrinsics, table_from_optical: FloatArray
     ) -> Obstacles:
-        """Points of a depth image (H, W; metres, NaN = hole), seen from a pose (4, 4)."""
+        """Back-project depth (H, W) m, NaN = hole, of a camera with a pose (4, 4)."""
         rows, columns = np.mgrid[: depth.shape[0] : _STRIDE, : depth.shape[1] : _STRIDE]
         z = depth[rows, columns].astype(np.float64)
         known = np.isfinite(z)
@@ -46,11 +46,11 @@ class Obstacles:
         return cls(points[(points[:, 2] > _LOWEST) & (points[:, 2] < _HIGHEST)])
 
     def without(self, covered: BoolArray) -> Obstacles:
-        """Those whose point isn't in the mask (N,): for a robot that doesn't fear itself."""
+        """Return the obstacles without the masked points (N,), such as those on the arm itself."""
         return Obstacles(self.points[~covered])
 
     def block(self, grasp: Grasp, rotation: FloatArray) -> bool:
-        """Whether the hand, turned so (3, 3), is in something else when it grasps."""
+        """Whether the hand with a rotation (3, 3) collides with another object at the grasp."""
         others = self.points[~_inside(self.points, grasp.own)]
         local = (others - grasp.position) @ rotation
         start = grasp.opening / 2
@@ -64,7 +64,7 @@ class Obstacles:
 
 
 def _inside(points: FloatArray, extents: Sequence[Extent]) -> BoolArray:
-    """Which points (N, 3) are in all of the boxes, or just beside."""
+    """Return which points (N, 3) are in all of the boxes or within a margin of them."""
     inside = np.ones(len(points), bool)
     for extent in extents:
         inside &= extent.contains(points, _OWN_MARGIN)

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the services would answer if their model were never wrong: true boxes, lifted by the node's
-own 3D part from measured depth.
-"""
+"""Answers of a perfect model: true boxes, lifted by the package's own 3D part from stereo depth."""
 
 from __future__ import annotations
 
@@ -10,12 +8,11 @@ from numpy.typing import ArrayLike
 from scipy.spatial.transform import Rotation
 
 from robobrain_ros.core.arrays import BoolArray, FloatArray
-from robobrain_ros.nano.views import inner_point
 from robobrain_ros.sim.depth_sensor import StereoDepthSensor
 from robobrain_ros.sim.grasping import Extent, SurfacePoint
 from robobrain_ros.sim.obstacles import Obstacles
-from robobrain_ros.sim.tabletop import PART_BIT, Tabletop, labels_of
-from robobrain_ros.sim.truth import mask_box
+from robobrain_ros.sim.tabletop import PART_BIT, Tabletop
+from robobrain_ros.sim.truth import inner_point, mask_box
 from robobrain_ros.tf_projection import (
     DepthImage,
     LiftStatus,
@@ -35,10 +32,9 @@ class Oracle:
     def __init__(self, table: Tabletop, seed: int) -> None:
         """seed: of the depth's noise."""
         frame = table.render()
-        _, self._codes = table.render_rgb_codes()
         noise = np.random.default_rng(seed)
         measured = StereoDepthSensor().measure(frame.depth, table.K, noise, rgb=frame.rgb)
-        self._rgb = frame.rgb
+        self._frame = frame
         self._depth = DepthImage(np.rint(1000 * np.nan_to_num(measured)).astype("u2"), "16UC1")
         self._intrinsics = table.intrinsics
         self._pose = table.world_from_optical
@@ -48,8 +44,8 @@ class Oracle:
     def about(self, name: str) -> OracleAnswers:
         """Answers about the object of this name, as grasping.Answers."""
         label = self._names.index(name) + 1
-        mask = labels_of(self._codes) == label
-        part = self._codes == (label | PART_BIT)
+        mask = self._frame.labels == label
+        part = self._frame.codes == (label | PART_BIT)
         return OracleAnswers(self, mask, part if part.sum() > _LEAST_PART * mask.sum() else mask)
 
     def box(self, box: ArrayLike, yaw: float) -> Extent | None:
@@ -63,7 +59,7 @@ class Oracle:
     def point(self, pixel: ArrayLike) -> SurfacePoint | None:
         """A pixel (2,) lifted into the frame `table`."""
         args = [pixel], self._depth, self._intrinsics, self._pose
-        point = lift_points(*args, rgb=self._rgb)[0]
+        point = lift_points(*args, rgb=self._frame.rgb)[0]
         if point.position is None:
             return None
         rotation = Rotation.from_quat(point.orientation).as_matrix() if point.has_normal else None

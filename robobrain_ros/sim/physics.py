@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scene of a tabletop as a model that moves: objects that fall and slip, an arm with motors.
+"""Physics of a tabletop scene: rigid objects with masses and friction, an arm with servos.
 
-The tabletop itself (tabletop.py) is only seen. Here the same objects stand at the same places, as
-solid bodies with masses and friction, before the same arm; the world is the frame `table`, too.
+A Tabletop (tabletop.py) is only rendered. Here its objects stand at the same places as dynamic
+bodies, in front of the same arm; the world is the frame `table`, too.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import mujoco
 import numpy as np
 
 from robobrain_ros.core.arrays import FloatArray
-from robobrain_ros.sim.assets import robosuite_assets
+from robobrain_ros.sim import panda
 from robobrain_ros.sim.looks import copy_geom, copy_surroundings
-from robobrain_ros.sim.pool import ARM_BASE, TABLE_HALF_SIZE, Instance
+from robobrain_ros.sim.pool import TABLE_HALF_SIZE, Instance
 from robobrain_ros.sim.solids import MASSES, convex_pieces
 from robobrain_ros.sim.tabletop import Tabletop
 
 ARM_JOINTS = tuple(f"arm/joint{number}" for number in range(1, 8))
 GRIP_SITE = "arm/hand/grip_site"
-"""Its z is where the hand points, its x the way that the fingers close."""
+"""Its z is the pointing direction of the hand, its x the closing direction of the fingers."""
 OPEN_FINGER = 0.04  # metres that a finger is from the middle at most: 80 mm between the two
 TIME_STEP = 0.002  # seconds
 
@@ -45,11 +45,12 @@ def add_arm(spec: mujoco.MjSpec) -> None:
     """The Panda and its hand at the tabletop's place: solid, weightless by its own compensation,
     with position control of each joint.
     """
-    assets = robosuite_assets()
-    arm = mujoco.MjSpec.from_file(str(assets / "robots" / "panda" / "robot.xml"))
-    hand = mujoco.MjSpec.from_file(str(assets / "grippers" / "panda_gripper.xml"))
-    for part in (arm, hand):
-        _strip(part)
+    arm, hand = (load(panda.is_collision_geom) for load in (panda.load_arm, panda.load_hand))
+    for geom in (*arm.geoms, *hand.geoms):
+        geom.contype, geom.conaffinity = _ARM, _WORLD
+        geom.group = _SOLID_GROUP if "pad" in geom.name else LOOKS_GROUP
+        if "pad" in geom.name:
+            geom.friction, geom.condim = _PAD_FRICTION, 6
     for joint, stiffness, damping, torque in zip(arm.joints, _STIFFNESS, _DAMPING, _TORQUES):
         joint.armature = _ROTOR_INERTIA
         _add_servo(arm, joint.name, stiffness, damping, torque)
@@ -60,32 +61,10 @@ def add_arm(spec: mujoco.MjSpec) -> None:
     coupling.objtype = mujoco.mjtObj.mjOBJ_JOINT
     coupling.name1, coupling.name2 = (joint.name for joint in hand.joints)
     coupling.data[:2] = 0, -1
-    arm.attach(hand, prefix="hand/", frame=arm.body("right_hand").add_frame())
-    spec.attach(arm, prefix="arm/", frame=spec.worldbody.add_frame(pos=ARM_BASE))
+    panda.attach(spec, arm, hand)
     for body in spec.bodies:
         if body.name.startswith("arm/"):
             body.gravcomp = 1.0
-
-
-def _strip(part: mujoco.MjSpec) -> None:
-    """Leave a robot's part its kinematics and solid geoms, which are also what is seen of it."""
-    for elements in (part.actuators, part.sensors, part.cameras, part.materials):
-        for element in list(elements):
-            part.delete(element)
-    for geom in list(part.geoms):
-        if not geom.name.endswith("_collision"):
-            part.delete(geom)
-            continue
-        geom.contype, geom.conaffinity = _ARM, _WORLD
-        geom.group = _SOLID_GROUP if "pad" in geom.name else LOOKS_GROUP
-        finger = "finger" in geom.name
-        geom.rgba = (0.25, 0.25, 0.26, 1) if finger else (0.93, 0.94, 0.95, 1)
-        if "pad" in geom.name:
-            geom.friction, geom.condim = _PAD_FRICTION, 6
-    shown = {geom.meshname for geom in part.geoms}
-    for mesh in list(part.meshes):
-        if mesh.name not in shown:
-            part.delete(mesh)
 
 
 def _add_servo(
@@ -98,10 +77,10 @@ def _add_servo(
 
 
 class PhysicsScene:
-    """The scene that a Tabletop shows, free to move under the arm.
+    """The scene that a Tabletop shows, as a dynamic one.
 
-    model, data: MuJoCo's. names: of the objects. It doesn't change the Tabletop, which may go
-    on to other scenes.
+    model, data: MuJoCo's. names: of the objects. The Tabletop is not changed and may show other
+    scenes afterwards.
     """
 
     def __init__(self, table: Tabletop) -> None:
@@ -145,11 +124,11 @@ class PhysicsScene:
         return float(left - right)
 
     def position(self, name: str) -> FloatArray:
-        """Where an object's centre of mass is (3,), metres in the frame `table`."""
+        """Return an object's center of mass (3,), meters in the frame `table`."""
         return self.data.body(name).xipos.copy()
 
     def nearest(self, position: FloatArray) -> str:
-        """The object whose footprint was nearest to a position (3,) in the beginning."""
+        """Return the object whose initial footprint is nearest to a position (3,)."""
         away = np.linalg.norm(self._feet[:, :2] - position[:2], axis=1) - self._radii
         return self.names[int(np.argmin(away))]
 

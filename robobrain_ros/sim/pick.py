@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make pick QUERY="the red can"`: the node is asked for an object, and a simulated arm picks it.
+"""`make pick QUERY="the red can"`: a simulated arm picks an object by the node's answers.
 
-The node sees the ordinary simulated camera. From its answers alone a grasp is chosen; the arm
+The node sees the ordinary simulated camera. The grasp is chosen from its answers alone; the arm
 carries it out in a physics model of the same scene.
 """
 
@@ -21,17 +21,18 @@ from robobrain_ros.core.extras import starting_with
 from robobrain_ros.ros.executors import spinning
 
 with starting_with("sim"):
-    from robobrain_ros.sim.asking import Asker, DepthView
-    from robobrain_ros.sim.demo import running, say
     from robobrain_ros.sim.film import Film
     from robobrain_ros.sim.grasping import Grasp, propose
+    from robobrain_ros.sim.launching import StartError, init_ros, say, start_nodes
     from robobrain_ros.sim.obstacles import Obstacles
+    from robobrain_ros.sim.perception import DepthCamera, ObjectPerception
     from robobrain_ros.sim.physics import PhysicsScene
-    from robobrain_ros.sim.picking import Outcome, Picker, asked_for
+    from robobrain_ros.sim.picking import Outcome, Picker
     from robobrain_ros.sim.tabletop import Tabletop
+    from robobrain_ros.sim.truth import named_object
 
 SEED = 2_000_002
-"""Never seen in training; there is a red can, among other things."""
+"""Never seen in training; a red can is among its objects."""
 
 
 def main() -> int:
@@ -43,33 +44,32 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("build/pick.png"))
     options = parser.parse_args()
     camera = {"seed": options.seed, "depth_sensor": "stereo", "depth_encoding": "16UC1"}
-    with ExitStack() as stack:
-        brain = running(stack, "pick", options.model, camera)
-        if brain is None:
-            return 1
-        node = stack.enter_context(spinning(rclpy.create_node("pick")))
-        say(f"Asking for {options.query} …")
-        try:
-            obstacles = DepthView(node).obstacles()
-        except NoAnswer as error:
-            say(str(error))
-            return 1
-        answers = Asker(brain, node).about(options.query)
-        status = pick(options.seed, options.query, propose(answers), obstacles, options.output)
-        if status and answers.error:
-            say(f"The node said: {answers.error}")
-    return status
+    try:
+        with ExitStack() as stack:
+            init_ros(stack)
+            brain = start_nodes(stack, "pick", options.model, camera)
+            node = stack.enter_context(spinning(rclpy.create_node("pick")))
+            say(f"Asking for {options.query} …")
+            obstacles = DepthCamera(node).obstacles()
+            answers = ObjectPerception(brain, node).about(options.query)
+            status = pick(options.seed, options.query, propose(answers), obstacles, options.output)
+            if status and answers.error:
+                say(f"The node said: {answers.error}")
+            return status
+    except (StartError, NoAnswer) as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 def pick(seed: int, query: str, grasps: Iterable[Grasp], obstacles: Obstacles, output: Path) -> int:
-    """Pick what the grasps are for, film it and report; the exit status."""
+    """Carry out one of the grasps, film it and report; the exit status."""
     table = Tabletop()
     table.reset(seed)
     scene = PhysicsScene(table)
     table.close()
     say(f"On the table: {', '.join(scene.names)}.")
     with Film(scene) as film:
-        asked = asked_for(query, scene.names)
+        asked = named_object(query, scene.names)
         done = Picker(scene, film.watch).pick(asked, grasps, obstacles)
         if film.frames:
             gif = film.save(output)

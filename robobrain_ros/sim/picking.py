@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pick in the physics scene: reach, close, lift, and what came of it."""
+"""One pick in the physics scene: approach, close, lift, and its outcome."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FAST, _SLOW = 1.2, 0.5  # radians per second of the fastest joint
 
 
 class Outcome(str, Enum):
-    """What came of a pick."""
+    """Outcome of a pick."""
 
     PICKED = "picked"
     NO_ANSWER = "no answer"
@@ -34,7 +34,7 @@ class Outcome(str, Enum):
 
 @dataclass(frozen=True)
 class Pick:
-    """outcome, and how far each object has risen, in metres."""
+    """An outcome, and the height in meters that each object has risen."""
 
     outcome: Outcome
     risen: dict[str, float]
@@ -106,14 +106,6 @@ class Picker:
     def _step(self) -> None:
         self._scene.step()
         self._watch()
-
-
-def asked_for(query: str, names: Sequence[str]) -> str | None:
-    """The object whose name is in the query: the longest, for a soda can isn't a can. None for a
-    query by other words.
-    """
-    fitting = [name for name in names if name in query.lower()]
-    return max(fitting, key=len, default=None)
 
 
 def _first(

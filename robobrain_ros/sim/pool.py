@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +17,16 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from robobrain_ros.sim import meshes
+from robobrain_ros.sim import meshes, panda
 from robobrain_ros.sim.assets import robosuite_assets
 from robobrain_ros.sim.variety import SHIFTED, TRAINING
 
 VISIBLE_GROUP, ARM_GROUP, HIDDEN_GROUP = 0, 1, 5
 
 TRAY = "tray"
-COLOURED_KINDS = ("mug", "bowl", "bottle", "can", "cube", "ball", "box", "cone", TRAY)
+COLORED_KINDS = ("mug", "bowl", "bottle", "can", "cube", "ball", "box", "cone", TRAY)
 TEXTURED_KINDS = ("soda can", "milk carton", "bread", "cereal box", "lemon")
-KINDS = COLOURED_KINDS + TEXTURED_KINDS
+KINDS = COLORED_KINDS + TEXTURED_KINDS
 
 # How often the textures that are not shown once repeat on the table.
 _TABLE_REPEATS = {
@@ -39,7 +39,6 @@ _TABLE_REPEATS = {
 NEAR, FAR = 0.05, 12.0  # clip planes of the camera, metres
 TABLE_HALF_SIZE = (0.74, 0.60, 0.02)
 FLOOR_HEIGHT = -0.75
-ARM_BASE = (-0.62, 0.0, 0.0)
 _FINISHES = {"matte": (0.05, 0.1), "satin": (0.3, 0.4), "gloss": (0.7, 0.8)}  # specular, shininess
 FINISHES = tuple(_FINISHES)
 
@@ -47,10 +46,15 @@ _METAL = (0.78, 0.79, 0.80, 1.0)
 _CAP = (0.86, 0.86, 0.84, 1.0)
 
 
-class Part(enum.Enum):
-    """What a piece of an object is for.
+def plural(kind: str) -> str:
+    """Return the plural of a kind's name."""
+    return f"{kind}es" if kind.endswith("x") else f"{kind}s"
 
-    GRASP is where a gripper takes hold of it, SUPPORT where other objects can stand.
+
+class Part(enum.Enum):
+    """Function of a piece of an object.
+
+    GRASP: a gripper holds the object there. SUPPORT: other objects can stand on it.
     """
 
     REST = "rest"
@@ -60,7 +64,7 @@ class Part(enum.Enum):
 
 @dataclass(frozen=True)
 class _Shape:
-    """How an instance differs from its kind's mesh: see `Mesh.shaped`."""
+    """Scale factors and taper of an instance of a kind: see `Mesh.shaped`."""
 
     factors: tuple[float, float, float]
     taper: float = 0.0
@@ -87,7 +91,7 @@ class Instance:
     """One object of the pool.
 
     vertices (N, 3): in the body's frame, metres, standing upright on z = 0 at the origin.
-    painted: the geoms that take the object's colour; none for textured kinds. parts: what each of
+    painted: the geoms that take the object's color; none for textured kinds. parts: what each of
     `geoms` is for. new: whether it is kept from scenes to train on.
     """
 
@@ -120,7 +124,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class _Textured:
-    """robosuite's mesh and texture of a kind, and what makes the mesh life-sized."""
+    """robosuite's mesh and texture of a kind, and the scale that makes the mesh life-sized."""
 
     mesh: str
     texture: str
@@ -139,11 +143,11 @@ _TEXTURED: Mapping[str, _Textured] = {
 
 @dataclass(frozen=True)
 class _Piece:
-    """A mesh of a kind. colour: its own, or None where it takes the object's."""
+    """A mesh of a kind. color: its own, or None where it takes the object's."""
 
     mesh: meshes.Mesh
     part: Part = Part.REST
-    colour: tuple[float, float, float, float] | None = None
+    color: tuple[float, float, float, float] | None = None
 
 
 _PIECES: Mapping[str, tuple[_Piece, ...]] = {
@@ -154,7 +158,7 @@ _PIECES: Mapping[str, tuple[_Piece, ...]] = {
         _Piece(meshes.bottle_neck(), Part.GRASP),
         _Piece(meshes.bottle_cap(), Part.GRASP, _CAP),
     ),
-    "can": (_Piece(meshes.can(), Part.GRASP), _Piece(meshes.can_rims(), colour=_METAL)),
+    "can": (_Piece(meshes.can(), Part.GRASP), _Piece(meshes.can_rims(), color=_METAL)),
     "cube": (_Piece(meshes.cuboid(0.052, 0.052, 0.052), Part.GRASP),),
     "ball": (_Piece(meshes.ball(), Part.GRASP),),
     "box": (_Piece(meshes.cuboid(0.115, 0.070, 0.045), Part.GRASP),),
@@ -176,7 +180,7 @@ def load_pool() -> Pool:
     spec.visual.map.znear, spec.visual.map.zfar = NEAR / spec.stat.extent, FAR / spec.stat.extent
     _add_surroundings(spec, assets)
     _add_objects(spec, assets)
-    _add_arm(spec, assets)
+    _add_arm(spec)
     for geom in spec.geoms:
         geom.contype = geom.conaffinity = 0
     model = spec.compile()
@@ -212,7 +216,7 @@ def _add_surroundings(spec: mujoco.MjSpec, assets: Path) -> None:
 
 
 def _add_texture(spec: mujoco.MjSpec, name: str, file: Path) -> mujoco.MjsMaterial:
-    """A 2-D texture, and the material of the same name that shows it."""
+    """Add a 2-D texture and a material of the same name; returns the material."""
     spec.add_texture(name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, file=str(file))
     material = spec.add_material(name=name, specular=0.2)
     material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
@@ -225,13 +229,13 @@ def _add_objects(spec: mujoco.MjSpec, assets: Path) -> None:
         for index, shape in enumerate(_SHAPES + _NEW_SHAPES):
             body = spec.worldbody.add_body(name=f"{kind}/{index}")
             for number, piece in enumerate(pieces):
-                paint = "fixed" if piece.colour else "painted"
+                paint = "fixed" if piece.color else "painted"
                 name = f"{body.name}/{number}/{paint}/{piece.part.value}"
                 _add_mesh(spec, name, piece.mesh.shaped(*_shape_of(kind, shape)), inertia=shell)
                 geom = _add_mesh_geom(body, name, name)
                 geom.material = FINISHES[1]
-                if piece.colour:
-                    geom.rgba = piece.colour
+                if piece.color:
+                    geom.rgba = piece.color
     for kind, source in _TEXTURED.items():
         texture = assets / "textures" / source.texture
         _add_texture(spec, kind, texture).emission = source.emission
@@ -245,7 +249,7 @@ def _add_objects(spec: mujoco.MjSpec, assets: Path) -> None:
 
 
 def _shape_of(kind: str, shape: _Shape) -> tuple[tuple[float, float, float], float]:
-    """A tray differs in length and width only."""
+    """Return factors and taper for a kind; trays differ in length and width only."""
     across, _, up = shape.factors
     return ((across, up, 1.0), 0.0) if kind == TRAY else (shape.factors, shape.taper)
 
@@ -262,40 +266,22 @@ def _add_mesh_geom(body: mujoco.MjsBody, name: str, mesh: str) -> mujoco.MjsGeom
 
 # The arm's dense meshes (12,516 and 7,078 triangles) and the cells that thin them out, in metres.
 _THINNED = {"link1": 0.010, "hand_vis": 0.004}
-_FINGER_COLOUR = (0.25, 0.25, 0.26, 1.0)
-_LINK_COLOUR = (0.93, 0.94, 0.95, 1.0)
 
 
-def _add_arm(spec: mujoco.MjSpec, assets: Path) -> None:
-    """Franka Panda with its hand, shown by light meshes: the detailed ones cost 60 ms a frame."""
-    arm = mujoco.MjSpec.from_file(str(assets / "robots" / "panda" / "robot.xml"))
-    hand = mujoco.MjSpec.from_file(str(assets / "grippers" / "panda_gripper.xml"))
-    _reduce_to_looks(arm, lambda geom: geom.name.endswith("_collision"))
-    _reduce_to_looks(hand, lambda geom: geom.name.endswith("_visual"))
-    arm.attach(hand, prefix="hand/", frame=arm.body("right_hand").add_frame())
-    spec.attach(arm, prefix="arm/", frame=spec.worldbody.add_frame(pos=ARM_BASE))
-
-
-def _reduce_to_looks(part: mujoco.MjSpec, keep: Callable[[mujoco.MjsGeom], bool]) -> None:
-    """Strip a robot's part of all but its kinematics and the geoms to keep, in our colours."""
-    for elements in (part.actuators, part.sensors, part.cameras):
-        for element in list(elements):
-            part.delete(element)
-    for geom in list(part.geoms):
-        if keep(geom):
+def _add_arm(spec: mujoco.MjSpec) -> None:
+    """Add a Panda with its hand in light meshes: the detailed ones cost 60 ms per frame."""
+    arm = panda.load_arm(panda.is_collision_geom)
+    hand = panda.load_hand(lambda geom: geom.name.endswith("_visual"))
+    for part in (arm, hand):
+        for geom in part.geoms:
             geom.group = ARM_GROUP
-            geom.rgba = _FINGER_COLOUR if "finger" in geom.name else _LINK_COLOUR
-        else:
-            part.delete(geom)
-    shown = {geom.meshname for geom in part.geoms}
-    for mesh in list(part.meshes):
-        if mesh.name not in shown:
-            part.delete(mesh)
-        elif mesh.name in _THINNED:
-            file = Path(part.modelfiledir) / mesh.file
-            thin = meshes.clustered(meshes.read_stl(file), _THINNED[mesh.name])
-            mesh.file = ""
-            mesh.uservert, mesh.userface = thin.vertices.ravel(), thin.faces.ravel()
+        for mesh in part.meshes:
+            if mesh.name in _THINNED:
+                file = Path(part.modelfiledir) / mesh.file
+                thin = meshes.clustered(meshes.read_stl(file), _THINNED[mesh.name])
+                mesh.file = ""
+                mesh.uservert, mesh.userface = thin.vertices.ravel(), thin.faces.ravel()
+    panda.attach(spec, arm, hand)
 
 
 def _instances(model: mujoco.MjModel) -> dict[str, tuple[Instance, ...]]:
@@ -303,7 +289,7 @@ def _instances(model: mujoco.MjModel) -> dict[str, tuple[Instance, ...]]:
     for body in range(model.nbody):
         kind, _, index = model.body(body).name.partition("/")
         if kind in found:
-            shapes = _SHAPES if kind in COLOURED_KINDS else _TEXTURED_SHAPES
+            shapes = _SHAPES if kind in COLORED_KINDS else _TEXTURED_SHAPES
             found[kind].append(_instance(model, body, kind, new=int(index) >= len(shapes)))
     return {kind: tuple(instances) for kind, instances in found.items()}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the pool's objects are as solid bodies: convex pieces to touch, and masses."""
+"""The pool's objects as rigid bodies: convex collision pieces and masses."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ MASSES: Mapping[str, float] = {
     "cereal box": 0.30,
     "lemon": 0.12,
 }
-"""Kilograms of each kind, as such things weigh (drinks half full)."""
+"""Typical masses of the kinds in kilograms (drinks half full)."""
 
 _SEGMENTS = 32  # of a lathe, see meshes.py
 _SECTOR = 2  # segments to a piece of a wall: its chords are then at most 2 % of the radius inside
 _HANDLE_RING = 8  # vertices around a mug's handle
 _BOX_VERTICES = 24  # of a cuboid
 
-# Of hollow things: rows of their lathes' profiles that make one convex piece each: first the
+# Of hollow objects: rows of their lathes' profiles that make one convex piece each: first the
 # bottom, then the rings, which are cut into sectors.
 _BOTTOMS = {"mug": (0, 1, 2, 6, 7), "bowl": (0, 1, 2, 7, 8)}
 _RINGS = {"mug": ((2, 3, 4, 5, 6),), "bowl": ((2, 3, 6, 7), (3, 4, 5, 6))}
@@ -82,10 +82,10 @@ def _along(rings: FloatArray) -> Iterator[FloatArray]:
 
 
 def grip_width(model: mujoco.MjModel, instance: Instance) -> float:
-    """What has to fit between the fingers to hold an instance, in metres, by its true shape.
+    """Return the width in meters that must fit between the fingers to hold an instance.
 
-    The narrowest width, seen from above, of the part that is to be grasped; of a bowl its wall;
-    infinite where there is no such part.
+    This is the narrowest width of the part to grasp, seen from above and by its true shape; of a
+    bowl its wall; infinite without such a part.
     """
     if instance.kind == "bowl":
         return _BOWL_WALL

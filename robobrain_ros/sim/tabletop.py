@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import dataclass
 
 import mujoco
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robobrain_ros.sim import layout
-from robobrain_ros.sim.appearance import COLOURS, choose_objects, paint
+from robobrain_ros.sim.appearance import COLORS, choose_objects, paint
 from robobrain_ros.sim.pool import (
     ARM_GROUP,
     FAR,
@@ -27,18 +28,22 @@ from robobrain_ros.tf_projection import Intrinsics
 
 __all__ = [
     "ARM_CODE",
-    "COLOURS",
+    "COLORS",
     "FAR",
     "KINDS",
     "PART_BIT",
     "SHIFTED",
     "TABLE_CODE",
+    "TABLE_FRAME",
     "TRAINING",
     "Frame",
     "SceneObject",
     "Tabletop",
     "labels_of",
 ]
+
+TABLE_FRAME = "table"
+"""TF frame of the world."""
 
 PART_BIT = 0x80
 TABLE_CODE, ARM_CODE = 0x7E, 0x7F
@@ -60,7 +65,7 @@ class SceneObject:
 
     name: str
     kind: str
-    colour: str | None
+    color: str | None
     foot: NDArray[np.float64]
     radius: float
     height: float
@@ -73,15 +78,20 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Frame:
-    """What the camera sees.
+    """One image of the camera.
 
     rgb (H, W, 3) uint8. depth (H, W) float32: metres along the optical axis, FAR where nothing is.
-    labels (H, W) uint8: i + 1 where `Tabletop.objects[i]` is visible, 0 elsewhere.
+    codes (H, W) uint8: see `Tabletop.render_rgb_codes`.
     """
 
     rgb: NDArray[np.uint8]
     depth: NDArray[np.float32]
-    labels: NDArray[np.uint8]
+    codes: NDArray[np.uint8]
+
+    @functools.cached_property
+    def labels(self) -> NDArray[np.uint8]:
+        """(H, W): i + 1 where `Tabletop.objects[i]` is visible, 0 elsewhere."""
+        return labels_of(self.codes)
 
 
 def labels_of(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -170,7 +180,7 @@ class Tabletop:
 
     @property
     def instances(self) -> tuple[Instance, ...]:
-        """What of the pool stands on the table, in the order of `objects`."""
+        """The pool's instances on the table, in the order of `objects`."""
         return self._instances
 
     @property
@@ -203,7 +213,7 @@ class Tabletop:
         )
         self.objects: tuple[SceneObject, ...] = tuple(
             SceneObject(
-                item.name, item.kind, item.colour, foot, item.instance.radius, item.instance.height
+                item.name, item.kind, item.color, foot, item.instance.radius, item.instance.height
             )
             for item, foot in zip(chosen, feet, strict=True)
         )
@@ -255,10 +265,13 @@ class Tabletop:
         )
 
     def render(self) -> Frame:
-        """Colour, depth and labels of the current scene."""
-        rgb = self._render_colour()
-        labels, depth = self._render_labels_and_depth()
-        return Frame(rgb, depth, labels)
+        """Return color, depth and codes of the current scene."""
+        rgb = self._render_color()
+        window_depth = np.empty((self.height, self.width), np.float32)
+        codes = self._render_codes(window_depth)
+        # Inverse of OpenGL's perspective depth, reversed: 1 at the near plane, 0 at the far one.
+        inverse = window_depth[::-1].astype(np.float64) * (1 / NEAR - 1 / FAR) + 1 / FAR
+        return Frame(rgb, (1 / inverse).astype(np.float32), codes)
 
     def render_rgb_labels(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """The rgb and labels of `render`, without the depth."""
@@ -271,10 +284,10 @@ class Tabletop:
         A code is an object's label, TABLE_CODE, ARM_CODE, or 0 elsewhere. PART_BIT is added where
         the object is to be grasped, and on the floor of a tray (`pool.Part`).
         """
-        rgb = self._render_colour()
+        rgb = self._render_color()
         return rgb, self._render_codes(None)
 
-    def _render_colour(self) -> NDArray[np.uint8]:
+    def _render_color(self) -> NDArray[np.uint8]:
         rgb = np.empty((self.height, self.width, 3), np.uint8)
         self._draw(segmented=False)
         mujoco.mjr_readPixels(rgb, None, self._viewport, self._context)
@@ -292,13 +305,6 @@ class Tabletop:
             if geom.segid >= 0 and geom.objtype == mujoco.mjtObj.mjOBJ_GEOM:
                 code_of_drawn[geom.segid + 1] = self._code_of_geom[geom.objid]
         return code_of_drawn[drawn[::-1]]
-
-    def _render_labels_and_depth(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        window_depth = np.empty((self.height, self.width), np.float32)
-        labels = labels_of(self._render_codes(window_depth))
-        # Inverse of OpenGL's perspective depth, reversed: 1 at the near plane, 0 at the far one.
-        inverse = window_depth[::-1].astype(np.float64) * (1 / NEAR - 1 / FAR) + 1 / FAR
-        return labels, (1 / inverse).astype(np.float32)
 
     def _draw(self, *, segmented: bool) -> None:
         self._gl.make_current()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How scenes may differ: the world that models train on, and one that is shifted away from it."""
+"""Distributions of scenes: the one that models train on, and a shifted one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Variety:
-    """What a random scene is drawn from.
+    """The distribution of random scenes.
 
     textures: of the table, by robosuite's names. new_objects: whether the objects are the instances
     that TRAINING never shows. The camera's vertical field of view and roll are in degrees, its

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ROS messages to what rerun draws; nothing here subscribes or logs.
+"""Conversion of ROS messages to rerun archetypes; nothing here subscribes or logs.
 
-An entity is a path and the archetypes that are logged there. Places are those of TF: rerun knows
-frames by name, so what is of the frame `table` says so and is drawn where TF has the table.
+An entity is a path and the archetypes that are logged there. Poses are those of TF: rerun knows
+frames by name, so an entity in the frame `table` names it and is drawn where TF has the table.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ TF, ANSWERS, LATENCY, HEALTH, LOG = "tf", "answers", "latency", "diagnostics", "
 """Paths below which there is an entity per frame, marker, measurement, value and node."""
 
 ROOT = "root"
-"""Path of where the root of all paths lies."""
+"""Path of the transform of the root of all paths."""
 
 STAGES = ("wait", "preprocess", "prefill", "decode", "lift")
 LATENCIES = (*STAGES, "round trip", "image to answer")
-"""What is measured: the stages of msg/Timing, and of what they are parts."""
+"""Measured latencies: the stages of msg/Timing, and the times that they are parts of."""
 
 _JPEG_QUALITY = 85
 _AXES = 0.06  # metres
@@ -52,9 +52,9 @@ _LEVELS = (
 
 @dataclass(frozen=True)
 class Entity:
-    """What is drawn at a path, and its place, which stays when nothing is drawn there any more.
+    """An archetype at a path, and its frame, which stays when the archetype is cleared.
 
-    static: at all times, whatever the stamp.
+    static: valid at all times, whatever the stamp.
     """
 
     path: str
@@ -64,9 +64,9 @@ class Entity:
 
 
 def nothing(drawn: rr.AsComponents) -> rr.AsComponents:
-    """What is logged to draw no more what was drawn.
+    """Return an archetype that clears another one.
 
-    Not rr.Clear, which takes the place too: an entity without one is an error in the 3D view.
+    rr.Clear would clear the frame, too: an entity without one is an error in the 3D view.
     """
     if isinstance(drawn, rr.TransformAxes3D):
         return rr.TransformAxes3D(0.0)  # cleared, they have rerun's own length
@@ -104,36 +104,36 @@ def camera(rgb: NDArray[np.uint8], intrinsics: Intrinsics | None, frame: str) ->
 
 
 def cloud(
-    seen: Observation, frame: str, of_colour: bool, max_points: int, max_depth: float
+    seen: Observation, frame: str, of_color: bool, max_points: int, max_depth: float
 ) -> Entity:
     """The depth up to `max_depth` metres as about `max_points` points at most, in the depth's
     optical frame `frame`.
 
-    of_colour: it is the colour image's frame, too. Then the points have its colours; else they
+    of_color: it is the color image's frame, too. Then the points have its colors; else they
     are grey.
     """
-    depth, colour = seen.scene.depth, seen.scene.intrinsics
+    depth, color = seen.scene.depth, seen.scene.intrinsics
     width, height = depth.size
     window = depth.window(np.array([0, 0, width - 1, height - 1], np.float64), max_points)
     known = window.metres <= max_depth  # holes are NaN
     pixels, metres = window.pixels[known], window.metres[known]
-    points = depth.intrinsics(colour).back_project(pixels, metres)
+    points = depth.intrinsics(color).back_project(pixels, metres)
     tints = np.full((len(points), 3), 150, np.uint8)
-    if of_colour:
+    if of_color:
         size = np.array(seen.rgb.shape[1::-1])
         # The same rays, whatever the two sizes.
-        nearest = np.rint(colour.project(depth.intrinsics(colour).rays(pixels)))
+        nearest = np.rint(color.project(depth.intrinsics(color).rays(pixels)))
         column, row = np.clip(np.nan_to_num(nearest).astype(np.intp), 0, size - 1).T
         tints = seen.rgb[row, column]
     # As large as the gap between neighbours in the middle of the scene.
-    gap = window.step / depth.intrinsics(colour).focal
+    gap = window.step / depth.intrinsics(color).focal
     radius = 0.6 * gap * float(np.median(metres)) if len(metres) else 0.0
     drawn = rr.Points3D(points, colors=tints, radii=[radius])
     return Entity(CLOUD, drawn, (rr.CoordinateFrame(frame),))
 
 
 def transform(message: TransformStamped, static: bool) -> Entity:
-    """A frame's place in its parent, with its axes."""
+    """Return a frame's pose in its parent, with its axes."""
     move, turn = message.transform.translation, message.transform.rotation
     frame = frame_name(message.child_frame_id)
     place = rr.Transform3D(
@@ -143,18 +143,18 @@ def transform(message: TransformStamped, static: bool) -> Entity:
         child_frame=frame,
     )
     path = path_of(TF, message.child_frame_id)
-    # Axes are drawn in the entity's own frame, too: that of its path, if nothing is said.
+    # Axes are drawn in the entity's own frame, too: by default that of its path.
     own = rr.CoordinateFrame(frame)
     return Entity(path, rr.TransformAxes3D(_AXES), (place, own), static)
 
 
 def marker_path(marker: Marker) -> str:
-    """Where a marker is; a namespace has all of its markers below it."""
+    """Return the path of a marker; a namespace has all of its markers below it."""
     return path_of(ANSWERS, marker.ns, str(marker.id))
 
 
 def marker(message: Marker) -> Entity | None:
-    """A marker of any of the kinds that the node sends, in its colour; None for another kind."""
+    """Return a marker of a type that the node publishes, in its color; None for another type."""
     draw = _DRAWN.get(message.type)
     if draw is None:
         return None
@@ -204,11 +204,11 @@ def _pairs(marker: Marker) -> rr.LineStrips3D:
 
 
 def _strip(marker: Marker) -> rr.LineStrips3D:
-    """Piece by piece: in rerun a strip has one colour, and each piece that of its end."""
+    """Return a line per segment, since a strip has one color in rerun; each has that of its end."""
     points = _in_frame(marker.pose, marker.points)
-    colours = [_rgba(one) for one in marker.colors[1:]] or [_rgba(marker.color)]
+    colors = [_rgba(one) for one in marker.colors[1:]] or [_rgba(marker.color)]
     return rr.LineStrips3D(
-        np.stack([points[:-1], points[1:]], axis=1), colors=colours, radii=[marker.scale.x / 2]
+        np.stack([points[:-1], points[1:]], axis=1), colors=colors, radii=[marker.scale.x / 2]
     )
 
 
@@ -230,13 +230,13 @@ def log_entry(message: Log) -> Entity:
 
 
 def said(question: str, answer: str, success: bool) -> Entity:
-    """A question and what the node said to it."""
+    """Return a question and the node's answer to it as a log entry."""
     level = rr.TextLogLevel.INFO if success else rr.TextLogLevel.WARN
     return Entity(path_of(LOG, "answers"), rr.TextLog(f"{question} → {answer}", level=level))
 
 
 def numbers(status: DiagnosticStatus) -> Iterator[Entity]:
-    """What is a number of a status of /diagnostics; the unit is in its name."""
+    """Yield the numeric values of a status of /diagnostics; the unit is in the key."""
     for value in status.values:
         try:
             number = float(value.value)
@@ -246,9 +246,9 @@ def numbers(status: DiagnosticStatus) -> Iterator[Entity]:
 
 
 def styles() -> Iterator[Entity]:
-    """Each measurement's line in a colour of its own."""
-    for name, colour in zip(LATENCIES, PALETTE, strict=True):
-        line = rr.SeriesLines(colors=[colour], names=[name], widths=[2.0])
+    """Yield the line styles of the latencies, each in a color of its own."""
+    for name, color in zip(LATENCIES, PALETTE, strict=True):
+        line = rr.SeriesLines(colors=[color], names=[name], widths=[2.0])
         yield Entity(path_of(LATENCY, name), line, static=True)
 
 
@@ -268,5 +268,5 @@ def _xyz(point: Point) -> list[float]:
     return [point.x, point.y, point.z]
 
 
-def _rgba(colour: ColorRGBA) -> list[int]:
-    return [round(255 * part) for part in (colour.r, colour.g, colour.b, colour.a)]
+def _rgba(color: ColorRGBA) -> list[int]:
+    return [round(255 * part) for part in (color.r, color.g, color.b, color.a)]

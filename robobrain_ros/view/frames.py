@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The newest place of each TF frame: enough to choose from where the 3D view looks."""
+"""The newest pose of each TF frame, for the 3D view's initial viewpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BACK = 1.05
 
 @dataclass(frozen=True, eq=False)
 class Eye:
-    """From where a 3D view looks: position, target and the direction up (3,), in its frame."""
+    """Viewpoint of a 3D view: position, target and up direction (3,), in the view's frame."""
 
     position: Matrix
     target: Matrix
@@ -28,7 +28,7 @@ class Eye:
 
 
 class Frames:
-    """The tree of frames as far as it was heard of."""
+    """The tree of the frames received so far."""
 
     def __init__(self) -> None:
         self._parents: dict[str, tuple[str, Matrix]] = {}
@@ -56,7 +56,7 @@ class Frames:
         camera: its optical frame. distance: of what it looks at, metres.
         """
         root, pose = self.root(camera)
-        # Nothing says where up is in a camera's own frame; above in the image comes closest.
+        # A camera's own frame doesn't define up; the image's up is the best guess.
         up = np.array([0.0, -1.0, 0.0] if root == camera else [0.0, 0.0, 1.0])
         target = pose[:3, 3] + distance * pose[:3, 2]
         away = Rotation.from_rotvec(_ASIDE * up).apply(pose[:3, 3] - target)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the viewer's window is divided; whoever looks may change it there."""
+"""Initial layout of the viewer's window; users may change it there."""
 
 from __future__ import annotations
 

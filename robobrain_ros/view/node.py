@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`robobrain_view`: hears the camera, the node's answers, TF and diagnostics, and has them drawn.
+"""`robobrain_view`: records the camera, the node's answers, TF and diagnostics for the live view.
 
-What comes from the camera is drawn at its own stamp, TF too; an answer when it arrives, which may
-be seconds after its image.
+Camera data and TF have their own stamps; an answer has the time of its arrival, which may be
+seconds after its image.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SPECS = (
     Spec("cloud_points", 20_000, "Points of a cloud, about, at most.", range=(1, 1_000_000)),
     Spec("cloud_range", 3.0, "Depth shown as a cloud, at most, metres.", range=(0.1, 100.0)),
     Spec("tf_rate", 30.0, "Transforms of a frame shown in a second.", range=(0.1, 1000.0)),
-    Spec("sync_tolerance", 0.02, "Between colour and depth, at most, seconds.", range=(0.0, 1.0)),
+    Spec("sync_tolerance", 0.02, "Between color and depth, at most, seconds.", range=(0.0, 1.0)),
 )
 
 _EXPIRY_PERIOD_S = 0.25
@@ -54,12 +54,12 @@ _STATIC_QOS = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 def start(stack: ExitStack, recording: Recording) -> None:
-    """Draw into `recording` on a thread of its own, until `stack` ends it."""
+    """Run a ViewNode on a thread of its own, until `stack` ends it."""
     stack.enter_context(spinning(ViewNode(recording)))
 
 
 class ViewNode(Node):
-    """Draws into a recording until it is destroyed. Spin it on one thread."""
+    """Logs to a recording until it is destroyed. Spin it on one thread."""
 
     def __init__(self, recording: Recording, name: str = "robobrain_view") -> None:
         super().__init__(name)
@@ -101,7 +101,7 @@ class ViewNode(Node):
     def _show_camera(self) -> None:
         """Convert and draw the newest frame; of all others only references were held."""
         now = self._now()
-        # With its depth if that is there by now.
+        # With its depth if that has arrived.
         newest = (0, now, _MAX_AGE_S)
         snapshot = self._camera.find(*newest) or self._camera.find_color(*newest)
         if snapshot is None or stamp_of(snapshot.color) == self._shown_stamp:
@@ -132,7 +132,7 @@ class ViewNode(Node):
             return None
 
     def _show_from(self, camera: str, seen: Observation) -> None:
-        """Choose the 3D view's frame, and look at what is before the camera when it changes."""
+        """Choose the 3D view's frame, and face the scene in front of the camera when it changes."""
         root, _ = self._frames.root(camera)
         chosen = self._value("frame") or root
         if chosen == self._shown_in:

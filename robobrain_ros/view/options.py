@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both programs of the view take as arguments, and what they open for them."""
+"""Command-line arguments that both programs of the view share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from robobrain_ros.view.server import DATA_PORT, WEB_PORT, WebViewer
 
 
 def add_to(parser: argparse.ArgumentParser, file: Path | None) -> None:
-    """Add the arguments; `file` is what is recorded to by default, None for nothing."""
+    """Add the arguments; file: the default of --record, None for no recording."""
     parser.add_argument("--port", type=int, default=WEB_PORT, help="of the page (%(default)s)")
     parser.add_argument(
         "--data-port", type=int, default=DATA_PORT, help="of what it shows (%(default)s)"
@@ -25,7 +25,7 @@ def add_to(parser: argparse.ArgumentParser, file: Path | None) -> None:
 
 
 def opened(stack: ExitStack, options: argparse.Namespace) -> Recording:
-    """What to draw into, which `stack` closes; says where it is to be seen. Raises NoServer."""
+    """Return the recording, which `stack` closes, and print its URL. Raises NoServer."""
     server = None
     if not options.no_serve:
         viewer = stack.enter_context(WebViewer(options.port, options.data_port))

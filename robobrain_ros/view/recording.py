@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where what is drawn goes: to a file, to the viewers that are open, or to both."""
+"""The sink of the entities: a file, the open viewers, or both."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Recording:
         self._stream.log(entity.path, entity.drawn, *entity.place, static=entity.static)
 
     def remove(self, path: str, stamp_ns: int) -> None:
-        """Draw nothing there and below from `stamp_ns` on."""
+        """Clear the entity at `path` and those below it from `stamp_ns` on."""
         with self._lock:
             gone = [one for one in self._drawn if f"{one}/".startswith(f"{path}/")]
             empty = {one: self._drawn.pop(one)[0] for one in gone}
@@ -74,7 +74,7 @@ class Recording:
             self._stream.log(one, archetype)
 
     def expire(self, now_ns: int) -> None:
-        """Remove what has outlived its lifetime."""
+        """Remove entities whose lifetime is over."""
         with self._lock:
             over = [path for path, (_, end) in self._drawn.items() if end <= now_ns]
         for path in over:

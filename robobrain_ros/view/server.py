@@ -18,7 +18,7 @@ WEB_PORT, DATA_PORT = 9090, 9876
 """rerun's own defaults."""
 
 MEMORY = "512MB"
-"""Of what is shown, for viewers that are opened later; the oldest goes first."""
+"""Limit of the data kept for viewers that are opened later; the oldest is dropped first."""
 
 _START_S, _END_S = 60.0, 10.0
 
@@ -40,16 +40,16 @@ class WebViewer:
             if _listens(wanted):
                 raise NoServer(f"Port {wanted} is in use: choose others by --port and --data-port.")
         self.source = f"rerun+http://{HOST}:{data_port}/proxy"
-        """Where to send what is shown."""
+        """URL to send recordings to."""
         self.url = f"http://{HOST}:{port}/?url={quote(self.source, safe='')}"
-        """What to open in the browser."""
+        """URL to open in the browser."""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the process
         # The program itself: `rerun` is a script around it, which ends before it does.
         program = str(Path(rerun_cli.__file__).with_name("rerun"))
         command = [program, "--serve-web", "--bind", HOST]
         command += ["--web-viewer-port", str(port), "--port", str(data_port)]
         command += ["--server-memory-limit", MEMORY]
-        # rerun sends statistics of its use home, except in CI; nobody here was asked.
+        # rerun sends usage statistics, except in CI; the user has not agreed to that.
         environment = {**os.environ, "CI": "true"}
         # In a session of its own: Ctrl-C ends it when all has been sent, and not before.
         self._process = subprocess.Popen(

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make view`: a simulated camera, the node, questions about the table, and the view of it all."""
+"""`make view`: a simulated camera, the node, questions about the table, and the live view."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
 import math
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -16,12 +15,14 @@ from typing import Any
 
 from robobrain_ros.client import BrainClient, NoAnswer
 from robobrain_ros.core.extras import starting_with
-from robobrain_ros.nano.wordings import plural
-from robobrain_ros.sim.demo import FRAME, SEED, running, say
+from robobrain_ros.ros.executors import call_on_signals
 from robobrain_ros.srv import Ask, GetAffordance, GroundObject, PointTo, PredictTrajectory
 
 with starting_with("sim"):
-    from robobrain_ros.sim.tabletop import KINDS, Tabletop
+    from robobrain_ros.sim.demo import SEED
+    from robobrain_ros.sim.launching import StartError, init_ros, say, start_nodes
+    from robobrain_ros.sim.pool import KINDS, plural
+    from robobrain_ros.sim.tabletop import TABLE_FRAME
     from robobrain_ros.sim.truth import Truth
 
 with starting_with("view"):
@@ -42,7 +43,7 @@ def main() -> int:
     try:
         with ExitStack() as stack:
             return show(stack, chosen)
-    except (NoServer, NoAnswer) as error:
+    except (NoServer, StartError, NoAnswer) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -54,10 +55,11 @@ def show(stack: ExitStack, chosen: argparse.Namespace) -> int:
     questions = questions_about(chosen.seed)
     recording = options.opened(stack, chosen)
     camera = {"seed": chosen.seed, "depth_sensor": "stereo"}
-    brain = running(stack, "view", chosen.model, camera)
-    if brain is None:
-        return 1
-    end_on_signals()
+    init_ros(stack)
+    brain = start_nodes(stack, "view", chosen.model, camera)
+    # In place of rclpy's handlers, which end its threads before they are told to. A pending answer
+    # would never come: Ctrl-C in a terminal has ended the node as well.
+    call_on_signals(_interrupt)
     start(stack, recording)
     say(f"Asking a question every {chosen.every:g} s; Ctrl-C ends it.")
     end = time.monotonic() + (chosen.seconds or math.inf)
@@ -69,46 +71,30 @@ def show(stack: ExitStack, chosen: argparse.Namespace) -> int:
     return 0
 
 
-def end_on_signals() -> None:
-    """Raise KeyboardInterrupt at the first SIGINT or SIGTERM, and at no other one.
-
-    In place of rclpy's handlers, which end its threads before they are told to. An answer that is
-    waited for comes no more: Ctrl-C in a terminal has ended the node as well.
-    """
-
-    def end(*_: object) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
+def _interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def questions_about(seed: int) -> Sequence[Any]:
-    """Requests to all services about the scene of this seed, one about what isn't there, too."""
-    table = Tabletop()
-    table.reset(seed)
-    truth = Truth(table)
-    table.close()
-    names = sorted(truth.askable(), key=lambda name: -truth.mask(name).sum())
-    a, b, c, d = itertools.islice(itertools.cycle(names), 4)
+    """Return requests to all services about the scene of a seed, one for a missing object, too."""
+    truth = Truth.of_scene(seed)
+    a, b, c, d = itertools.islice(itertools.cycle(truth.largest_first()), 4)
     kinds = {item.kind for item in truth.objects}
     missing = next(kind for kind in sorted(KINDS) if kind not in kinds)
     kind = next(item.kind for item in truth.objects if item.name == a)
     return [
-        PointTo.Request(query=f"Point to the {a}", target_frame=FRAME),
-        GroundObject.Request(query=f"the {b}", target_frame=FRAME),
-        PredictTrajectory.Request(task=f"reach for the {c}", target_frame=FRAME),
-        GetAffordance.Request(task=f"pick up the {d}", target_frame=FRAME),
+        PointTo.Request(query=f"Point to the {a}", target_frame=TABLE_FRAME),
+        GroundObject.Request(query=f"the {b}", target_frame=TABLE_FRAME),
+        PredictTrajectory.Request(task=f"reach for the {c}", target_frame=TABLE_FRAME),
+        GetAffordance.Request(task=f"pick up the {d}", target_frame=TABLE_FRAME),
         Ask.Request(query=f"How many {plural(kind)} are there?"),
-        PointTo.Request(query=f"Point to the free space left of the {b}", target_frame=FRAME),
-        PointTo.Request(query=f"Point to the {missing}", target_frame=FRAME),
+        PointTo.Request(query=f"Point to the free space left of the {b}", target_frame=TABLE_FRAME),
+        PointTo.Request(query=f"Point to the {missing}", target_frame=TABLE_FRAME),
     ]
 
 
 def ask(brain: BrainClient, request: Any, recording: Recording) -> None:
-    """Ask, and draw how long it took by stage and what was said."""
+    """Send a request, and log the answer and its latency by stage."""
     words = getattr(request, "query", "") or request.task
     started = time.monotonic()
     response = brain.send(request)

@@ -9,7 +9,7 @@ import numpy as np
 
 from robobrain_ros.client import BrainClient
 from robobrain_ros.msg import LiftedPoint
-from robobrain_ros.sim.asking import SceneSwitch
+from robobrain_ros.sim.perception import SceneSwitch
 from robobrain_ros.sim.processes import NodeProcess
 from robobrain_ros.sim.tabletop import Tabletop
 from robobrain_ros.sim.truth import Truth

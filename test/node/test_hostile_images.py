@@ -108,7 +108,7 @@ def test_sixteen_bits_of_either_byte_order_are_the_same_image(encoding):
     np.testing.assert_array_equal(conversions.rgb_from(big)[:, :, 0].ravel(), np.arange(256))
 
 
-def test_large_colour_of_sixteen_bits_takes_no_gigabytes():
+def test_large_color_of_sixteen_bits_takes_no_gigabytes():
     """In float64, 8K of it took three of them."""
     data = np.arange(4_000_000 * 3, dtype=np.uint16)
     message = raw(2000, 2000, "rgb16", 12_000, data.tobytes())

@@ -17,7 +17,7 @@ from robobrain_ros.ros import parameters
 from robobrain_ros.ros.markers import MarkerBoard
 from robobrain_ros.ros.publishers import AnswerDisplay, ResultPublisher
 from robobrain_ros.sim.camera_node import SimCamera
-from robobrain_ros.sim.demo import FRAME
+from robobrain_ros.sim.tabletop import TABLE_FRAME
 
 FILE = Path(__file__).resolve().parents[2] / "rviz" / "robobrain.rviz"
 MANAGER = "Visualization Manager"
@@ -118,7 +118,7 @@ def test_camera_topics_are_heard_from_drivers_that_publish_best_effort(config):
 
 
 def test_everything_is_shown_in_a_frame_that_is_there(config):
-    assert config[MANAGER]["Global Options"]["Fixed Frame"] == FRAME
+    assert config[MANAGER]["Global Options"]["Fixed Frame"] == TABLE_FRAME
     assert "TF" in map(kind, displays(config))
     assert all(display["Enabled"] and display["Value"] for display in displays(config))
     names = [display["Name"] for display in displays(config)]
@@ -127,6 +127,6 @@ def test_everything_is_shown_in_a_frame_that_is_there(config):
 
 def test_every_kind_of_marker_can_be_hidden(config):
     everything = answer(TaskKind.TRAJECTORY, [point(), between((3, 4))], [region((1, 2, 3, 4))])
-    made = MarkerBoard().show(everything, "it", Header(frame_id=FRAME), "camera", 0).markers
+    made = MarkerBoard().show(everything, "it", Header(frame_id=TABLE_FRAME), "camera", 0).markers
     (display,) = (d for d in displays(config) if kind(d) == "MarkerArray")
     assert set(display["Namespaces"]) == {marker.ns for marker in made}

@@ -22,9 +22,8 @@ from robobrain_ros.msg import ErrorCode as ErrorCodeMsg
 from robobrain_ros.msg import LiftedPoint
 from robobrain_ros.ros.executors import spinning
 from robobrain_ros.sim.camera_node import color_image
-from robobrain_ros.sim.demo import corners
 from robobrain_ros.sim.processes import NodeProcess
-from robobrain_ros.sim.truth import box_iou
+from robobrain_ros.sim.truth import box_edges, box_iou
 from robobrain_ros.srv import (
     Ask,
     GetAffordance,
@@ -119,7 +118,7 @@ def test_ground_object_gives_box_and_surface_centre(brain, camera):
     response = brain.ground_object(f"the {camera.name}", target_frame="table")
     assert response.success, response.error_msg
     region = response.regions[0]
-    assert box_iou(corners(region.box), camera.truth.box(camera.name)) >= 0.6
+    assert box_iou(box_edges(region.box), camera.truth.box(camera.name)) >= 0.6
     at = region.pose.pose.position
     assert camera.truth.distance_mm(camera.name, (at.x, at.y, at.z)) <= 15
     surface = camera.truth.surface(camera.name)

@@ -30,7 +30,7 @@ WAIT_S = 30.0
 
 
 @pytest.mark.parametrize("encoding, pixel", [("bgr8", [3, 2, 1]), ("rgba8", [1, 2, 3, 255])])
-def test_colour_encodings(encoding, pixel):
+def test_color_encodings(encoding, pixel):
     rgb = np.full((2, 3, 3), (1, 2, 3), np.uint8)
     image = camera_node.color_image(rgb, encoding)
     assert (image.width, image.height, image.step) == (3, 2, 3 * len(pixel))
@@ -117,7 +117,7 @@ def pose_of(transform):
 
 
 def image_of(listener, rgb):
-    """Whether the newest colour image heard is this one."""
+    """Whether the newest color image heard is this one."""
     images = listener.heard.get("left/color/image_raw", ())
     return bool(images) and bytes(images[-1].data) == rgb.tobytes()
 

@@ -40,8 +40,8 @@ from robobrain_ros.core.observations import Observation
 from robobrain_ros.core.tasks import TaskKind
 from robobrain_ros.ros import markers
 from robobrain_ros.ros.publishers import AnswerDisplay, ResultPublisher
-from robobrain_ros.sim.demo import FRAME, SEED
-from robobrain_ros.sim.tabletop import Tabletop
+from robobrain_ros.sim.demo import SEED
+from robobrain_ros.sim.tabletop import TABLE_FRAME, Tabletop
 from robobrain_ros.sim.truth import Truth
 from robobrain_ros.tf_projection import DepthScene
 from robobrain_ros.view import archetypes
@@ -109,7 +109,7 @@ def shown(result, slot: int = 0) -> list[Marker]:
     return markers.MarkerBoard().show(result, "it", header, "camera", slot).markers
 
 
-def test_points_boxes_and_paths_are_drawn_where_they_are_and_in_their_colour(drawn):
+def test_points_boxes_and_paths_are_drawn_where_they_are_and_in_their_color(drawn):
     one, box, way = point((100, 50), 0.8), region((10, 20, 60, 80), 1.2), between((400, 300), 0.9)
     made = shown(answer(TaskKind.TRAJECTORY, [one, way], [box]), slot=2)
     read = drawn(lambda to: [to.log(archetypes.marker(marker), NS) for marker in made])
@@ -117,9 +117,9 @@ def test_points_boxes_and_paths_are_drawn_where_they_are_and_in_their_colour(dra
     for place, lifted in zip(path["points"], (one, way, box), strict=True):
         at = read.last(place, "Points3D:positions")
         np.testing.assert_allclose(at, [lifted.position], atol=1e-6)
-        colour = rgba(read.last(place, "Points3D:colors")[0])
-        assert colour[:3] == PALETTE[2]
-        assert colour[3] == pytest.approx(255 * opacity(lifted), abs=1)
+        color = rgba(read.last(place, "Points3D:colors")[0])
+        assert color[:3] == PALETTE[2]
+        assert color[3] == pytest.approx(255 * opacity(lifted), abs=1)
         assert read.last(place, "CoordinateFrame:frame") == ["table"]
     (solid,) = path["boxes"]
     np.testing.assert_allclose(read.last(solid, "Boxes3D:centers"), [box.centre], atol=1e-6)
@@ -192,7 +192,7 @@ def test_what_outlives_its_lifetime_goes_and_what_was_renewed_stays(drawn):
 
 @pytest.fixture(scope="module")
 def seen(still_cameras, scene, tmp_path_factory) -> SimpleNamespace:
-    """What a view of a real camera's topics and of a real node's answers has recorded."""
+    """The recording of a view of a real camera's topics and a real node's answers."""
     file = tmp_path_factory.mktemp("view") / "seen.rrd"
     executor, node = SingleThreadedExecutor(), LifecycleNode("robobrain")
     frame = "camera_color_optical_frame"
@@ -261,7 +261,7 @@ def test_the_camera_is_where_tf_has_it_with_its_image_and_intrinsics(seen, scene
     assert np.abs(difference).mean() < 4  # JPEG
 
 
-def test_the_cloud_is_the_scene_in_its_colours(seen, scene):
+def test_the_cloud_is_the_scene_in_its_colors(seen, scene):
     points = np.array(seen.read.last("/cloud", "Points3D:positions"))
     assert 8_000 < len(points) <= 20_000
     assert seen.read.last("/cloud", "CoordinateFrame:frame") == [seen.frame]
@@ -269,9 +269,9 @@ def test_the_cloud_is_the_scene_in_its_colours(seen, scene):
     surface = scene.truth.surface(scene.name)
     distances, nearest = cKDTree(in_table).query(surface)
     assert np.percentile(distances, 95) < 0.01
-    colours = np.array([rgba(one)[:3] for one in seen.read.last("/cloud", "Points3D:colors")])
+    colors = np.array([rgba(one)[:3] for one in seen.read.last("/cloud", "Points3D:colors")])
     own = scene.truth.frame.rgb[scene.truth.mask(scene.name)].mean(0)
-    np.testing.assert_allclose(colours[nearest].mean(0), own, atol=12)
+    np.testing.assert_allclose(colors[nearest].mean(0), own, atol=12)
 
 
 def test_latency_diagnostics_and_log_are_plotted_and_listed(seen):
@@ -371,7 +371,7 @@ def test_make_view_asks_and_records(ros, tmp_path):
     )
     first = int(label.rpartition("/")[2]) // 10_000 * 10_000
     path = f"/answers/points/{first}"
-    assert read.last(path, "CoordinateFrame:frame") == [FRAME]
+    assert read.last(path, "CoordinateFrame:frame") == [TABLE_FRAME]
     (position,) = read.last(path, "Points3D:positions")
     assert truth.distance_mm(name, tuple(position)) < 20
     entries = read.all("/log/answers", "TextLog:text")

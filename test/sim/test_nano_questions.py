@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the shipped model is taught: views, free places, descriptions, paths, and their scores."""
+"""Training data of the shipped model: views, free places, descriptions, paths, scores."""
 
 import random
 import re
@@ -13,12 +13,12 @@ pytest.importorskip("scipy")
 
 from robobrain_ros.core.parsing import EmptyAnswer, parse_answer, split_thinking
 from robobrain_ros.core.tasks import TaskKind, Think
-from robobrain_ros.nano import places, reaching, referents, scoring, views
+from robobrain_ros.nano import gripper_paths, places, referents, scoring, views
 from robobrain_ros.nano.dataset import ObjectInfo, Scene, SceneInfo, render_scene
-from robobrain_ros.nano.questions import SHARES, Asker, Topic, format_points
+from robobrain_ros.nano.questions import SHARES, QuestionSampler, Topic, format_points
 from robobrain_ros.nano.tokenizer import FAMILY
 from robobrain_ros.sim.tabletop import PART_BIT, TABLE_CODE, Tabletop
-from robobrain_ros.sim.truth import box_iou, mask_box
+from robobrain_ros.sim.truth import box_iou, inner_point, mask_box
 
 SIZE = (364, 280)
 # From 1 m above the table, looking straight down, x to the right and y down in image and world.
@@ -40,8 +40,8 @@ def drawn(objects, gripper=None):
 
 
 def thing(name, x, y, radius=0.03, height=0.1):
-    colour, kind = name.split()
-    return ObjectInfo(name, kind, colour, (x, y, 0.0), radius, height)
+    color, kind = name.split()
+    return ObjectInfo(name, kind, color, (x, y, 0.0), radius, height)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ class TestViews:
     def test_point_is_well_inside_a_ring(self):
         rows, columns = np.mgrid[:100, :100]
         radius = np.hypot(rows - 50, columns - 50)
-        x, y = views.inner_point((radius > 25) & (radius < 45))
+        x, y = inner_point((radius > 25) & (radius < 45))
         assert 29 < np.hypot(x - 50, y - 50) < 41
 
     def test_the_part_to_grasp_has_a_box_of_its_own(self):
@@ -194,7 +194,7 @@ class TestReferents:
         assert "object right of the red mug" not in meant  # all others are
         assert "mug in front of the red cube" not in meant  # none is
 
-    def test_a_kind_or_colour_alone_when_that_is_enough(self):
+    def test_a_kind_or_color_alone_when_that_is_enough(self):
         names = {r.words: r.target.info.name for r in referents.unique_names(self.row())}
         assert names == {"can": "blue can", "cube": "red cube"}
 
@@ -220,42 +220,42 @@ class TestReferents:
         assert count > 20
 
 
-class TestReaching:
+class TestGripperPaths:
     def view(self, *objects):
         return views.whole_view(drawn(objects, gripper=(-0.25, 0.0, 0.12)))
 
     def test_a_path_goes_from_the_gripper_to_the_goal(self):
         goal = np.array([0.2, 0.0, 0.05])
-        path = reaching.reach(self.view(thing("red mug", 0.2, 0.0)), goal, frozenset({1}))
+        path = gripper_paths.plan_path(self.view(thing("red mug", 0.2, 0.0)), goal, frozenset({1}))
         np.testing.assert_allclose(path.points[0], (-0.25, 0.0, 0.12))
         np.testing.assert_allclose(path.points[-1], goal)
-        assert len(path.points) == len(path.pixels) == reaching.WAYPOINTS
+        assert len(path.points) == len(path.pixels) == gripper_paths.WAYPOINTS
 
     def test_it_clears_what_stands_between(self):
         view = self.view(thing("red mug", 0.2, 0.0), thing("blue can", 0.0, 0.0, height=0.2))
         goal, spared = np.array([0.2, 0.0, 0.05]), frozenset({1})
-        path = reaching.reach(view, goal, spared)
+        path = gripper_paths.plan_path(view, goal, spared)
         straight = np.linspace(path.points[0], path.points[-1], 6)
-        assert reaching.collides(view, straight, spared)
-        assert not reaching.collides(view, path.points, spared)
+        assert gripper_paths.collides(view, straight, spared)
+        assert not gripper_paths.collides(view, path.points, spared)
 
     def test_an_object_beside_the_way_changes_nothing(self):
         goal, spared = np.array([0.2, 0.0, 0.05]), frozenset({1})
         mug = thing("red mug", 0.2, 0.0)
-        alone = reaching.reach(self.view(mug), goal, spared)
-        beside = reaching.reach(
+        alone = gripper_paths.plan_path(self.view(mug), goal, spared)
+        beside = gripper_paths.plan_path(
             self.view(mug, thing("blue can", 0, 0.12, height=0.3)), goal, spared
         )
         np.testing.assert_array_equal(alone.points, beside.points)
 
     def test_no_path_through_a_tower(self):
         view = self.view(thing("red mug", 0.2, 0.0), thing("blue can", 0.16, 0.0, height=0.4))
-        assert reaching.reach(view, np.array([0.2, 0.0, 0.05]), frozenset({1})) is None
+        assert gripper_paths.plan_path(view, np.array([0.2, 0.0, 0.05]), frozenset({1})) is None
 
     def test_lifting_a_path_like_itself_gives_it_back(self):
         view = self.view(thing("red mug", 0.2, 0.0), thing("blue can", 0.0, 0.0, height=0.2))
-        path = reaching.reach(view, np.array([0.2, 0.0, 0.05]), frozenset({1}))
-        lifted = reaching.lifted_like(view, view.project(path.points), path)
+        path = gripper_paths.plan_path(view, np.array([0.2, 0.0, 0.05]), frozenset({1}))
+        lifted = gripper_paths.lifted_like(view, view.project(path.points), path)
         np.testing.assert_allclose(lifted, path.points, atol=0.01)
 
 
@@ -318,8 +318,10 @@ class TestQuestions:
         scene = drawn([thing("red mug", x, 0.0) for x in (-0.2, 0.0, 0.2)])
         objects = tuple(replace(o, name=n) for o, n in zip(scene.info.objects, ("a", "b", "c")))
         view = views.whole_view(replace(scene, info=replace(scene.info, objects=objects)))
-        asker = Asker(view, random.Random(0))
-        answers = {q.text.lower(): q.answer for q in (asker.draw(Topic.COUNT) for _ in range(400))}
+        sampler = QuestionSampler(view, random.Random(0))
+        answers = {
+            q.text.lower(): q.answer for q in (sampler.draw(Topic.COUNT) for _ in range(400))
+        }
         assert answers["how many mugs are there?"] == "3"
         assert answers["how many red objects are there?"] == "3"
         assert answers["how many objects are on the table?"] == "3"
@@ -328,7 +330,7 @@ class TestQuestions:
 
 class TestScores:
     def path(self, pixels):
-        return reaching.Reach(np.zeros((len(pixels), 3)), np.array(pixels))
+        return gripper_paths.GripperPath(np.zeros((len(pixels), 3)), np.array(pixels))
 
     def test_a_path_is_as_far_from_itself_as_nothing(self):
         path = self.path([(0, 0), (50, 20), (100, 100)])
@@ -359,6 +361,6 @@ def test_box_iou():
 
 
 class _Family:
-    """What `scoring.score` needs of an engine."""
+    """The part of an engine that `scoring.score` uses."""
 
     family = FAMILY

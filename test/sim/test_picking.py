@@ -23,10 +23,11 @@ from robobrain_ros.sim.grasping import Extent, Grasp, SurfacePoint, propose
 from robobrain_ros.sim.obstacles import Obstacles
 from robobrain_ros.sim.oracle import Oracle, turned
 from robobrain_ros.sim.physics import GRIP_SITE, PhysicsScene
-from robobrain_ros.sim.picking import Outcome, Picker, asked_for
+from robobrain_ros.sim.picking import Outcome, Picker
 from robobrain_ros.sim.pool import load_pool
 from robobrain_ros.sim.solids import convex_pieces, grip_width
 from robobrain_ros.sim.tabletop import Tabletop
+from robobrain_ros.sim.truth import named_object
 
 ROOT = Path(__file__).parents[2]
 DOWN = np.diag([1.0, -1.0, -1.0])
@@ -144,9 +145,9 @@ def test_the_hand_avoids_what_stands_beside_the_object_but_not_the_object():
 
 def test_the_longest_name_in_a_query_is_meant():
     names = ("can", "soda can", "red mug")
-    assert asked_for("the soda can", names) == "soda can"
-    assert asked_for("Pick the RED mug, please", names) == "red mug"
-    assert asked_for("the leftmost thing", names) is None
+    assert named_object("the soda can", names) == "soda can"
+    assert named_object("Pick the RED mug, please", names) == "red mug"
+    assert named_object("the leftmost thing", names) is None
 
 
 @pytest.mark.parametrize(("kind", "radius", "z"), [("mug", 0.037, 0.05), ("bowl", 0.0623, 0.045)])

@@ -257,10 +257,10 @@ def test_holes_clump_along_jumps():
     assert count > 10
 
 
-@pytest.mark.parametrize("colour", [(0, 0, 0), (10, 10, 10)])
-def test_dark_surfaces_have_holes(colour):
+@pytest.mark.parametrize("color", [(0, 0, 0), (10, 10, 10)])
+def test_dark_surfaces_have_holes(color):
     rgb = np.full((HEIGHT, WIDTH, 3), 120, np.uint8)
-    rgb[:, :200] = colour
+    rgb[:, :200] = color
     holes = np.isnan(replace(OFF, dark_holes=0.7).measure(wall(1.0), K, rng(), rgb=rgb))
     assert holes[:, :200].mean() == pytest.approx(0.7, abs=0.05)
     assert not holes[:, 200:].any()

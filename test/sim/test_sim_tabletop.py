@@ -12,7 +12,7 @@ from robobrain_ros.sim import assets, meshes
 from robobrain_ros.sim.layout import NoLayout
 from robobrain_ros.sim.tabletop import (
     ARM_CODE,
-    COLOURS,
+    COLORS,
     FAR,
     KINDS,
     PART_BIT,
@@ -89,7 +89,7 @@ def test_an_image_too_narrow_for_the_scene_is_refused():
         Tabletop(20, 120)
 
 
-def test_names_are_unique_and_say_colour_and_kind(table):
+def test_names_are_unique_and_say_color_and_kind(table):
     sizes = set()
     for seed in range(2_000_000, 2_000_080):
         table.reset(seed)
@@ -98,21 +98,21 @@ def test_names_are_unique_and_say_colour_and_kind(table):
         sizes.add(len(names))
         for item in table.objects:
             assert item.kind in KINDS
-            assert item.colour is None or item.colour in COLOURS
-            assert item.name == (f"{item.colour} {item.kind}" if item.colour else item.kind)
+            assert item.color is None or item.color in COLORS
+            assert item.name == (f"{item.color} {item.kind}" if item.color else item.kind)
     assert sizes == {4, 5, 6, 7, 8}
 
 
 def test_many_scenes_have_distractors(table):
-    same_kind = same_colour = 0
+    same_kind = same_color = 0
     for seed in range(2_000_000, 2_000_040):
         table.reset(seed)
         kinds = [item.kind for item in table.objects]
-        colours = [item.colour for item in table.objects if item.colour]
+        colors = [item.color for item in table.objects if item.color]
         same_kind += len(set(kinds)) < len(kinds)
-        same_colour += len(set(colours)) < len(colours)
+        same_color += len(set(colors)) < len(colors)
     assert same_kind >= 15
-    assert same_colour > 20
+    assert same_color > 20
 
 
 def test_every_object_is_seen(table):
@@ -188,17 +188,17 @@ def test_a_projected_object_is_where_its_label_is(scene):
         assert rows.min() - 6 <= v <= rows.max() + 6
 
 
-def test_labels_follow_the_colours(table):
-    """Red, green and blue objects are mostly of that colour where their label is."""
+def test_labels_follow_the_colors(table):
+    """Red, green and blue objects are mostly of that color where their label is."""
     checked = 0
     for seed in SEEDS:
         table.reset(seed)
         rgb, labels = table.render_rgb_labels()
         for label, item in enumerate(table.objects, start=1):
-            # Cans and bottles have parts of another colour.
-            if item.colour in ("red", "green", "blue") and item.kind in ("cube", "ball", "bowl"):
+            # Cans and bottles have parts of another color.
+            if item.color in ("red", "green", "blue") and item.kind in ("cube", "ball", "bowl"):
                 strongest = rgb[labels == label].mean(0).argmax()
-                assert ("red", "green", "blue")[strongest] == item.colour
+                assert ("red", "green", "blue")[strongest] == item.color
                 checked += 1
     assert checked > 3
 

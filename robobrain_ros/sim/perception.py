@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a grasp needs to know, over ROS: the node's answers in turned frames, and the depth."""
+"""The input of a grasp over ROS: the node's answers in rotated frames, and the camera's depth."""
 
 from __future__ import annotations
 
@@ -28,57 +28,60 @@ from robobrain_ros.sim.camera_node import transform
 from robobrain_ros.sim.grasping import YAW_STEP, Extent, SurfacePoint
 from robobrain_ros.sim.obstacles import Obstacles
 from robobrain_ros.sim.oracle import turned
+from robobrain_ros.sim.tabletop import TABLE_FRAME
 from robobrain_ros.tf_projection import Intrinsics, depth_to_metres, matrix_from_transform
-
-TABLE = "table"
 
 _HALF_TURN = round(np.pi / YAW_STEP)  # in steps; a box in a frame turned by half a turn is the same
 _SHOW_TIMEOUT_S = 30.0
 _STATIC_QOS = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
-class Asker:
-    """Publishes the turned frames on /tf_static, and answers about objects in their words."""
+class ObjectPerception:
+    """Answers about objects through the node's services, in frames rotated about the vertical.
+
+    It publishes these frames on /tf_static.
+    """
 
     def __init__(self, brain: BrainClient, node: Node) -> None:
         self._brain = brain
         self._publisher = node.create_publisher(TFMessage, "/tf_static", _STATIC_QOS)
         stamp = node.get_clock().now().to_msg()
         frames = [
-            transform(TABLE, _frame(step), turned(step * YAW_STEP)) for step in range(_HALF_TURN)
+            transform(TABLE_FRAME, _frame(step), turned(step * YAW_STEP))
+            for step in range(_HALF_TURN)
         ]
         for frame in frames:
             frame.header.stamp = stamp
-        # One message: of those that come later, a node that starts after them hears the last only.
+        # In one message: of several, a node that starts later receives only the last.
         self._publisher.publish(TFMessage(transforms=frames))
 
-    def about(self, words: str) -> ServiceAnswers:
-        """What the node says of an object, e.g. `the red can`, in the newest image."""
-        return ServiceAnswers(self._brain, words)
+    def about(self, description: str) -> ServiceAnswers:
+        """Return the node's answers about an object, e.g. `the red can`, in the newest image."""
+        return ServiceAnswers(self._brain, description)
 
 
 class ServiceAnswers:
-    """See grasping.Answers. Every question is asked when it is needed, of the newest image.
+    """grasping.Answers from the services; each request is sent when its answer is needed.
 
-    error: why there was no answer the last time, "" where there was one.
+    error: the message of the last request, "" if it succeeded.
     """
 
-    def __init__(self, brain: BrainClient, words: str) -> None:
-        self._brain, self._words = brain, words
+    def __init__(self, brain: BrainClient, description: str) -> None:
+        self._brain, self._description = brain, description
         self.error = ""
         self.point = self._point()
 
     def part(self, yaw: float) -> Extent | None:
-        """Where to touch it, in a frame of this yaw."""
-        return self._region(self._brain.get_affordance, f"pick up {self._words}", yaw)
+        """Return the part to touch, in a frame of this yaw."""
+        return self._region(self._brain.get_affordance, f"pick up {self._description}", yaw)
 
     def whole(self, yaw: float) -> Extent | None:
-        """The object, in a frame of this yaw."""
-        return self._region(self._brain.ground_object, self._words, yaw)
+        """Return the object, in a frame of this yaw."""
+        return self._region(self._brain.ground_object, self._description, yaw)
 
     def _point(self) -> SurfacePoint | None:
-        text = f"Point to {self._words}"
-        response = self._ask(self._brain.point_to, text, target_frame=TABLE, max_points=1)
+        text = f"Point to {self._description}"
+        response = self._ask(self._brain.point_to, text, target_frame=TABLE_FRAME, max_points=1)
         if response is None or response.points[0].status != LiftedPoint.OK:
             return None
         lifted = response.points[0]
@@ -95,7 +98,7 @@ class ServiceAnswers:
         return Extent(yaw, turned(yaw)[:3, :3] @ centre, size)
 
     def _ask(self, service: Callable[..., Any], text: str, **fields: Any) -> Any:
-        """The response, None where there is none; then `error` says why."""
+        """Return the response; None after a failure, which `error` then describes."""
         try:
             response = service(text, **fields)
         except NoAnswer as error:
@@ -105,10 +108,10 @@ class ServiceAnswers:
         return response if response.success else None
 
 
-class DepthView:
-    """What the camera's newest depth image shows on the table, as a planner of ways would have it.
+class DepthCamera:
+    """Obstacles on the table from the camera's newest depth image and its pose in TF.
 
-    Where the camera is, it learns from TF. node: spun on another thread.
+    node: spun on another thread.
     """
 
     def __init__(self, node: Node) -> None:
@@ -120,19 +123,23 @@ class DepthView:
             node.create_subscription(kind, topic, partial(self._newest.__setitem__, kind), 2)
 
     def obstacles(self) -> Obstacles:
-        """Surfaces that stand on the table. Raises NoAnswer without depth or its pose."""
+        """Return the surfaces above the table. Raises NoAnswer without depth or its pose."""
         deadline = time.monotonic() + _SHOW_TIMEOUT_S
         while True:
             try:
                 return self._obstacles()
             except (KeyError, TransformException) as error:
                 if time.monotonic() > deadline:
-                    raise NoAnswer(f"No depth image with its pose in {TABLE}: {error}") from error
+                    raise NoAnswer(
+                        f"No depth image with its pose in {TABLE_FRAME}: {error}"
+                    ) from error
                 time.sleep(0.05)
 
     def _obstacles(self) -> Obstacles:
         image, info = self._newest[Image], self._newest[CameraInfo]
-        stamped = self._buffer.lookup_transform(TABLE, image.header.frame_id, rclpy.time.Time())
+        stamped = self._buffer.lookup_transform(
+            TABLE_FRAME, image.header.frame_id, rclpy.time.Time()
+        )
         pixels = CvBridge().imgmsg_to_cv2(image, desired_encoding="passthrough")
         depth = depth_to_metres(pixels, image.encoding)
         return Obstacles.from_depth(
@@ -141,7 +148,7 @@ class DepthView:
 
 
 class SceneSwitch:
-    """Tells a running sim_camera which scene to show, and waits until it is the newest image.
+    """Sets the scene of a running sim_camera, and waits until its images show it.
 
     node: spun on another thread.
     """
@@ -149,17 +156,22 @@ class SceneSwitch:
     def __init__(self, brain: BrainClient, node: Node) -> None:
         self._brain = brain
         self._stamps: list[Time] = []
+        self._newest_image = Time()
         node.create_subscription(TFMessage, "/tf_static", self._on_poses, _STATIC_QOS)
+        node.create_subscription(Image, "camera/color/image_raw", self._on_image, 2)
 
     def _on_poses(self, message: TFMessage) -> None:
         first = message.transforms[0]
         if not first.child_frame_id.startswith(_PREFIX):
             self._stamps.append(first.header.stamp)
 
-    def show(self, seed: int) -> Time:
-        """Show the scene of this seed; the stamp of its first frame, when its pose is known to all.
+    def _on_image(self, message: Image) -> None:
+        self._newest_image = message.header.stamp
 
-        Raises NoAnswer where the camera doesn't show it.
+    def show(self, seed: int) -> Time:
+        """Show the scene of a seed; returns the stamp of its first frame.
+
+        Raises NoAnswer if the camera doesn't show it.
         """
         known = len(self._stamps)
         value = Parameter("seed", value=seed).to_parameter_msg()
@@ -168,14 +180,24 @@ class SceneSwitch:
         set_to = self._brain.call(SetParameters, service, request, _SHOW_TIMEOUT_S).results[0]
         if not set_to.successful:
             raise NoAnswer(f"The simulated camera refused scene {seed}: {set_to.reason}")
-        deadline = time.monotonic() + _SHOW_TIMEOUT_S
-        while len(self._stamps) == known:
-            if time.monotonic() > deadline:
-                raise NoAnswer(f"The simulated camera never showed scene {seed}.")
-            time.sleep(0.02)
-        # Until the node has that image, too: at 10 Hz, three more of them.
-        time.sleep(0.3)
-        return self._stamps[-1]
+        missing = f"The simulated camera never showed scene {seed}."
+        _wait_until(lambda: len(self._stamps) > known, missing)
+        first = self._stamps[-1]
+        # A later image is here: then the node, which subscribes to the same topic, has the first.
+        _wait_until(lambda: _seconds(self._newest_image) > _seconds(first), missing)
+        return first
+
+
+def _wait_until(condition: Callable[[], bool], message: str) -> None:
+    deadline = time.monotonic() + _SHOW_TIMEOUT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise NoAnswer(message)
+        time.sleep(0.02)
+
+
+def _seconds(stamp: Time) -> float:
+    return stamp.sec + 1e-9 * stamp.nanosec
 
 
 _PREFIX = "table_turned_"

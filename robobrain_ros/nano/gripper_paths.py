@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths of the gripper to a goal, over what stands between."""
+"""Gripper paths to a goal, over the objects on the way."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _MOST_ARC = 0.30
 
 
 @dataclass(frozen=True)
-class Reach:
+class GripperPath:
     """A path: points (N, 3) metres in the table's frame, pixels (N, 2) in the view."""
 
     points: NDArray[np.float64]
     pixels: NDArray[np.int64]
 
 
-def reach(view: View, goal: NDArray[np.float64], spared: frozenset[int]) -> Reach | None:
-    """A path of five evenly spaced waypoints from the gripper to `goal` (3,), or None.
+def plan_path(view: View, goal: NDArray[np.float64], spared: frozenset[int]) -> GripperPath | None:
+    """Return a path of five evenly spaced waypoints from the gripper to `goal` (3,), or None.
 
     It goes straight there as seen from above, along a parabola just high enough to clear the
     objects on the way, but for those whose labels are `spared`. None without a gripper in view,
@@ -43,13 +43,13 @@ def reach(view: View, goal: NDArray[np.float64], spared: frozenset[int]) -> Reac
     points[:, 2:] += 4 * height * t * (1 - t)
     pixels = np.floor(view.project(points)).astype(np.int64)
     inside = (pixels >= 0).all() and (pixels < (view.width, view.height)).all()
-    return Reach(points, pixels) if inside else None
+    return GripperPath(points, pixels) if inside else None
 
 
 def _arc(
     view: View, start: NDArray[np.float64], goal: NDArray[np.float64], spared: frozenset[int]
 ) -> float:
-    """How far the middle of the path has to rise above the straight line, in metres."""
+    """Return the height in meters of the middle of the path above the straight line."""
     way = goal[:2] - start[:2]
     length = float(way @ way)
     height = _LEAST_ARC
@@ -79,10 +79,10 @@ def collides(view: View, points: NDArray[np.float64], spared: frozenset[int]) ->
     return False
 
 
-def lifted_like(view: View, pixels: NDArray[np.float64], path: Reach) -> NDArray[np.float64]:
-    """Points (N, 3) of continuous pixels (N, 2), at the depths that `path` has along its length.
+def lifted_like(view: View, pixels: NDArray[np.float64], path: GripperPath) -> NDArray[np.float64]:
+    """Return points (N, 3) of continuous pixels (N, 2) at the depths of `path` along its length.
 
-    A path in the image says nothing about depth: this takes the reference's, share by share.
+    A path in the image has no depth: a pixel takes the reference's at its share of the length.
     """
     camera = view.pose[:3, 3]
     depth = (path.points - camera) @ view.pose[:3, 2]
@@ -92,6 +92,6 @@ def lifted_like(view: View, pixels: NDArray[np.float64], path: Reach) -> NDArray
 
 
 def _shares(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Where on a polyline its points (N, 2) are: 0 at its start, 1 at its end."""
+    """Return the share (N,) of a polyline's length at each of its points (N, 2), from 0 to 1."""
     along = arc_lengths(pixels)
     return along / along[-1] if along[-1] > 0 else along
