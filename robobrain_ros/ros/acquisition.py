@@ -73,7 +73,7 @@ class Acquisition:
             patience = self._value("image_timeout") if camera.expects(stamp) else 0.0
             found = await self._until(seek(camera.find_color), patience, stop)
             if found is None:
-                raise camera.absence(stamp, now(), max_age)
+                raise camera.missing_image_error(stamp, now(), max_age)
             if with_depth:
                 whole = await self._until(seek(camera.find), PARTNER_WAIT_S, stop)
                 # Without one, what is missing now: the wait may have brought a part of it.
@@ -154,4 +154,4 @@ def _colour_from_depth(snapshot: Snapshot, fixed: str, transforms: TransformLook
 
 def _without_depth(snapshot: Snapshot, reason: TransformUnavailable) -> Snapshot:
     status = LiftStatus.NO_TRANSFORM
-    return replace(snapshot, depth=None, depth_status=status, absence=str(reason))
+    return replace(snapshot, depth=None, depth_status=status, reason=str(reason))

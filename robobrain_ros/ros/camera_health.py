@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a camera's topics bring anything, and why not."""
+"""Health of a camera's topics: the age of the newest message, or why there is none."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _POLICIES = ("reliability", "durability", "liveliness")
 
 @dataclass(frozen=True)
 class TopicHealth:
-    """age_s: of the newest message by its stamp, negative for the future, None without one.
+    """State of one topic.
 
-    trouble: why nothing comes, and what to do; empty where that is as it should be.
+    age_s: of the newest message by its stamp, negative for the future, None without one. trouble:
+    why no message arrives and what to do; empty where there is one.
     """
 
     topic: str
@@ -27,7 +28,7 @@ class TopicHealth:
 def topic_health(
     node: Node, subscription: Subscription, newest_ns: int | None, now_ns: int
 ) -> TopicHealth:
-    """Look after a subscription of `node`, whose newest message has the stamp `newest_ns`."""
+    """Return the health of a subscription of `node`; newest_ns: stamp of its newest message."""
     topic = subscription.topic_name
     if newest_ns is not None:
         return TopicHealth(topic, (now_ns - newest_ns) / 1e9)
@@ -35,7 +36,7 @@ def topic_health(
 
 
 def qos_conflict(node: Node, subscription: Subscription) -> str:
-    """Name the publisher whose messages can't come because of its QoS, and the two settings."""
+    """Return which publisher's QoS is incompatible, and the settings that differ."""
     topic = subscription.topic_name
     for publisher in node.get_publishers_info_by_topic(topic):
         asked, offered = subscription.qos_profile, publisher.qos_profile
@@ -52,7 +53,7 @@ def qos_conflict(node: Node, subscription: Subscription) -> str:
 
 
 def _conflicts(policy: str, offered: QoSProfile, asked: QoSProfile) -> bool:
-    """Whether this policy alone is why the two don't match."""
+    """Whether this policy alone makes the two profiles incompatible."""
     one = {policy: getattr(offered, policy)}, {policy: getattr(asked, policy)}
     mine, theirs = (QoSProfile(depth=1, **values) for values in one)
     return qos_check_compatible(mine, theirs)[0] == QoSCompatibility.ERROR

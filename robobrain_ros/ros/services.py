@@ -304,9 +304,9 @@ class RequestServer:
             self.metrics.missing_3d(LiftStatus.NO_TRANSFORM.name)
         elif snapshot.depth_status not in (LiftStatus.OK, LiftStatus.NO_DEPTH_CAMERA):
             self.metrics.missing_3d(snapshot.depth_status.name)
-        if snapshot.absence:
+        if snapshot.reason:
             self._node.get_logger().warning(
-                f"No depth for this answer: {snapshot.absence}", throttle_duration_sec=5.0
+                f"No depth for this answer: {snapshot.reason}", throttle_duration_sec=5.0
             )
 
 
