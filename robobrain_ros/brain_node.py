@@ -31,10 +31,9 @@ from robobrain_ros.engines.local.scheduler import EngineWorker
 from robobrain_ros.ros import parameters
 from robobrain_ros.ros.actions import InferAction
 from robobrain_ros.ros.camera import Camera, Topics
-from robobrain_ros.ros.deferred_services import defer
 from robobrain_ros.ros.diagnostics import Diagnostics, Health
-from robobrain_ros.ros.event_loop import Waiting
-from robobrain_ros.ros.executors import SpinThread, until_signalled, wait_for
+from robobrain_ros.ros.event_loop import EventLoop
+from robobrain_ros.ros.executors import SpinThread, until_signalled, wait_until_set
 from robobrain_ros.ros.services import RequestServer, Session
 from robobrain_ros.tf_projection import TransformLookup
 
@@ -69,7 +68,7 @@ class BrainNode(LifecycleNode):
     def __init__(self, executor: Executor, cameras: Node) -> None:
         super().__init__("robobrain")
         self._cameras = cameras
-        self._waiting = Waiting(self, executor)
+        self._loop = EventLoop(self, executor)
         self._worker: EngineWorker | None = None
         self._engine: Engine | None = None
         self._tf: TransformListener | None = None
@@ -78,12 +77,12 @@ class BrainNode(LifecycleNode):
         parameters.declare(self)
         self._follow_clock([self.get_parameter("use_sim_time")])
         self.add_post_set_parameters_callback(self._follow_clock)
-        self._requests = RequestServer(self, self._waiting)
-        self._action = InferAction(self, self._waiting, self._requests)
+        self._requests = RequestServer(self, self._loop)
+        self._action = InferAction(self, self._loop, self._requests)
         self._diagnostics = Diagnostics(self, self._describe)
         self._make_change_state_awaitable()
         if self.get_parameter("autostart").value:
-            self._waiting.later(self._waiting.start, self._autostart())
+            self._loop.call_soon(self._loop.spawn, self._autostart())
 
     def close(self) -> bool:
         """Answer what is under way and free the model; for the main thread, at the end.
@@ -137,7 +136,7 @@ class BrainNode(LifecycleNode):
         suffix = "/change_state"
         service = next(s for s in self.services if s.srv_name.endswith(suffix))
         self._rclpy_change_state = service.callback
-        defer(service, self._waiting, lambda asked, answer, _: self._change_state(asked, answer))
+        self._loop.serve(service, lambda asked, answer, _: self._change_state(asked, answer))
 
     async def _change_state(
         self, request: ChangeState.Request, response: ChangeState.Response
@@ -196,7 +195,7 @@ class BrainNode(LifecycleNode):
                 max_batch=value["max_batch"],
                 on_failure=self.get_logger().fatal,
             )
-            self._engine = await self._waiting.result(self._worker.ready)
+            self._engine = await self._loop.wait_for(self._worker.ready)
         except EngineError as error:
             self.get_logger().error(f"Can't load the model: {error}")
         # Whatever else a checkpoint makes the libraries raise.
@@ -212,7 +211,7 @@ class BrainNode(LifecycleNode):
     async def _unload(self) -> None:
         worker, self._worker, self._engine = self._worker, None, None
         if worker is not None:
-            await self._waiting.until(lambda: worker.close(timeout=0) or None, _UNLOAD_S)
+            await self._loop.poll_until(lambda: worker.close(timeout=0) or None, _UNLOAD_S)
 
     def _describe(self) -> Health:
         worker, state = self._worker, self._state_machine.current_state[1]
@@ -303,8 +302,8 @@ def _run(stop: threading.Event) -> int:
         failed.set()
         stop.set()
 
-    camera_thread = SpinThread("robobrain_cameras", on_failure, plain=True)
-    main_thread = SpinThread("robobrain", on_failure, plain=True)
+    camera_thread = SpinThread("robobrain_cameras", on_failure, events=True)
+    main_thread = SpinThread("robobrain", on_failure, events=True)
     # Named for this node alone: a __node remap is meant for `robobrain`.
     cameras = rclpy.create_node(
         "robobrain_cameras",
@@ -317,7 +316,7 @@ def _run(stop: threading.Event) -> int:
     camera_thread.start()
     main_thread.start()
     try:
-        wait_for(stop)
+        wait_until_set(stop)
     finally:
         ended = brain.close()
         main_thread.stop()

@@ -106,7 +106,7 @@ class BrainClient:
         self._node = rclpy.create_node(name, start_parameter_services=False)
         self._brain = brain
         self._async = AsyncBrainClient(self._node, brain)
-        self._spinner = SpinThread(name, plain=True)
+        self._spinner = SpinThread(name, events=True)
         self._spinner.executor.add_node(self._node)
         self._spinner.start()
 

@@ -30,6 +30,15 @@ def ros() -> Iterator[None]:
     rclpy.try_shutdown()
 
 
+@pytest.fixture(params=["1", "0"], ids=["patched", "plain"])
+def patched(request, monkeypatch) -> bool:
+    """With the patches of rclpy and without, in this process and those that it starts."""
+    from robobrain_ros.ros.rclpy_patches import SWITCH
+
+    monkeypatch.setenv(SWITCH, request.param)
+    return request.param == "1"
+
+
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
 def checkpoint(request, tmp_path_factory) -> Path:
     """The directory of a model with random weights, of each architecture."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request waits for before inference: a snapshot, and where the cameras were at its stamp.
+"""Inputs of a request: a snapshot of the camera, and the transforms at its stamp.
 
-Nothing here blocks the executor, and each wait has an end.
+All waits have a timeout and leave the executor free.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from rclpy.time import Time
 
 from robobrain_ros.core.cancellation import StopSignal
 from robobrain_ros.ros.camera import Camera, Snapshot, nanoseconds, stamp_of
-from robobrain_ros.ros.event_loop import Waiting
+from robobrain_ros.ros.event_loop import EventLoop
 from robobrain_ros.tf_projection import LiftStatus, TransformLookup, TransformUnavailable
 
 PARTNER_WAIT_S = 0.25
-"""How long a colour image waits for its depth and intrinsics: several frames at 30 Hz."""
+"""Longest wait for the depth and intrinsics of a color image: several frames at 30 Hz."""
 
 _SAME_MOMENT_NS = 1_000_000  # a camera at 1 m/s moves 1 mm
-_STILL = 2e-4  # metres and radians: a fifth of a millimetre at one metre
+_STILL = 2e-4  # m and rad: a fifth of a millimeter at one meter
 
 T = TypeVar("T")
 Matrix = NDArray[np.float64]
@@ -32,29 +32,29 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Poses:
-    """Where a snapshot's images were taken; matrices are (4, 4), metres.
+    """Camera poses of a snapshot; matrices are (4, 4), m.
 
-    target_frame: its name. target_from_camera: from the colour camera's optical frame, None
-    without a transform. colour_from_depth: from the depth's optical frame to the colour's, each at
-    its own stamp; None where the two are one.
+    target_frame: its name. target_from_camera: from the color camera's optical frame, None without
+    a transform. color_from_depth: from the depth's optical frame to the color's, each at its own
+    stamp; None where the two are the same.
     """
 
     target_frame: str
     target_from_camera: Matrix | None
-    colour_from_depth: Matrix | None = None
+    color_from_depth: Matrix | None = None
 
 
 class Acquisition:
-    """Waits for what requests ask for, on the executor of `node`."""
+    """Waits for the inputs of requests on the executor of `node`."""
 
-    def __init__(self, node: Node, waiting: Waiting) -> None:
+    def __init__(self, node: Node, loop: EventLoop) -> None:
         self._node = node
-        self._waiting = waiting
+        self._loop = loop
 
     async def snapshot(
         self, request: Any, camera: Camera, with_depth: bool, stop: StopSignal
     ) -> Snapshot:
-        """Return the image asked for with what belongs to it, as far as it comes in time.
+        """Return the request's image with its depth and intrinsics, as far as they arrive in time.
 
         Raises BrainError NO_IMAGE or IMAGE_STALE.
         """
@@ -67,7 +67,7 @@ class Acquisition:
         def seek(find: Callable) -> Callable[[], Snapshot | None]:
             return lambda: find(stamp, now(), max_age)
 
-        # Mostly everything is here already.
+        # Usually all have arrived already.
         found = seek(camera.find)() if with_depth else None
         if found is None:
             patience = self._value("image_timeout") if camera.expects(stamp) else 0.0
@@ -76,7 +76,7 @@ class Acquisition:
                 raise camera.missing_image_error(stamp, now(), max_age)
             if with_depth:
                 whole = await self._until(seek(camera.find), PARTNER_WAIT_S, stop)
-                # Without one, what is missing now: the wait may have brought a part of it.
+                # Otherwise the fullest one now: the wait may have brought a part.
                 found = whole or seek(camera.find_fullest)() or found
         camera.keep(found)
         return found
@@ -84,10 +84,10 @@ class Acquisition:
     async def poses(
         self, request: Any, snapshot: Snapshot, transforms: TransformLookup, stop: StopSignal
     ) -> tuple[Snapshot, Poses]:
-        """Return where the images were taken, and the snapshot with the depth that can be used.
+        """Return the camera poses, and the snapshot without its depth if a transform is missing.
 
-        Looked up before inference, which may outlast the TF buffer. Raises TransformUnavailable
-        for a frame that the request names; without the default one the pixels still are an answer.
+        To be called before inference, which may outlast the TF buffer. Raises TransformUnavailable
+        for a frame that the request names; without the default frame the answer has pixels only.
         """
         header = snapshot.color.header
         target = request.target_frame or self._value("target_frame") or header.frame_id
@@ -114,7 +114,7 @@ class Acquisition:
         depth = None
         if _is_elsewhere(snapshot):
             fixed = self._value("fixed_frame") or target
-            depth = await look_up(lambda: _colour_from_depth(snapshot, fixed, transforms))
+            depth = await look_up(lambda: _color_from_depth(snapshot, fixed, transforms))
             if depth is None:
                 return _without_depth(snapshot, missing[0]), Poses(target, camera)
             if np.abs(depth - np.eye(4)).max() < _STILL:
@@ -127,25 +127,25 @@ class Acquisition:
     async def _until(
         self, ready: Callable[[], T | None], limit: float, stop: StopSignal
     ) -> T | None:
-        """Wait for a value as Waiting.until does, but no longer than the request may take."""
-        value = await self._waiting.until(lambda: stop.reason() or ready(), limit)
+        """EventLoop.poll_until, ended early by the request's deadline or cancellation."""
+        value = await self._loop.poll_until(lambda: stop.reason() or ready(), limit)
         stop.check()
         return value
 
 
 def _is_elsewhere(snapshot: Snapshot) -> bool:
-    """Whether the depth was taken from another place than colour, or perhaps from there."""
+    """Whether the depth's optical frame differs, or may differ, from that of the color image."""
     color, depth = snapshot.color, snapshot.depth
     if snapshot.depth_info is not None and depth.header.frame_id != color.header.frame_id:
         return True
     return abs(stamp_of(depth) - stamp_of(color)) > _SAME_MOMENT_NS
 
 
-def _colour_from_depth(snapshot: Snapshot, fixed: str, transforms: TransformLookup) -> Matrix:
+def _color_from_depth(snapshot: Snapshot, fixed: str, transforms: TransformLookup) -> Matrix:
     color, depth = snapshot.color.header, snapshot.depth.header
     source = depth.frame_id if snapshot.depth_info is not None else color.frame_id
     if fixed == color.frame_id:
-        # Nothing is known that stands still: the two cameras are taken for one rigid body.
+        # Without a fixed frame the two cameras are assumed to be one rigid body.
         return transforms.try_lookup(color.frame_id, source, Time.from_msg(depth.stamp))
     return transforms.try_lookup_between(
         color.frame_id, Time.from_msg(color.stamp), source, Time.from_msg(depth.stamp), fixed

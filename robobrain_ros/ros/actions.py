@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Any
 
-from rclpy.action import ActionServer, CancelResponse
+from rclpy.action import CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock
@@ -19,7 +18,7 @@ from robobrain_ros.core.cancellation import StopSignal
 from robobrain_ros.core.errors import BrainError, ErrorCode
 from robobrain_ros.core.requests import Stage
 from robobrain_ros.core.tasks import TaskKind
-from robobrain_ros.ros.event_loop import Waiting
+from robobrain_ros.ros.event_loop import EventLoop
 from robobrain_ros.ros.services import RequestServer
 
 KINDS = {getattr(Infer.Goal, f"TASK_{kind.name}"): kind for kind in TaskKind}
@@ -38,21 +37,15 @@ WATCH_PERIOD_S = 0.5
 class InferAction:
     """Executes goals as the services serve requests; one that fails is aborted with its code."""
 
-    def __init__(self, node: Node, waiting: Waiting, requests: RequestServer) -> None:
+    def __init__(self, node: Node, loop: EventLoop, requests: RequestServer) -> None:
         self._node = node
-        self._waiting = waiting
+        self._loop = loop
         self._requests = requests
         self._stops: dict[bytes, StopSignal] = {}
         self._audiences: dict[bytes, set[bytes]] = {}
         group = ReentrantCallbackGroup()
-        self._server = _Server(
-            waiting,
-            node,
-            Infer,
-            "~/infer",
-            self._execute,
-            cancel_callback=self._cancel,
-            callback_group=group,
+        self._server = loop.create_action_server(
+            Infer, "~/infer", self._execute, cancel_callback=self._cancel
         )
         self._feedback_topic = f"{node.get_fully_qualified_name()}/infer/_action/feedback"
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -64,7 +57,7 @@ class InferAction:
         self._audiences[key] = self._audience()
         if handle.is_cancel_requested:  # before this began
             self._cancel(handle)
-        feedback = _Feedback(handle, self._waiting)
+        feedback = _Feedback(handle, self._loop)
         feedback.report(Stage.WAITING, "", 0)
         try:
             kind = KINDS.get(goal.task)
@@ -108,25 +101,12 @@ class InferAction:
             stop.set(BrainError(ErrorCode.CANCELLED, sentence))
 
 
-class _Server(ActionServer):
-    """rclpy's, with goals that wait as `Waiting` has it and not as rclpy's tasks do."""
-
-    def __init__(self, waiting: Waiting, *arguments: Any, **options: Any) -> None:
-        self._waiting = waiting
-        super().__init__(*arguments, **options)
-
-    def notify_execute(self, goal_handle: ServerGoalHandle, execute_callback: Any) -> None:
-        """Start a goal that has been accepted."""
-        goal = self._execute_goal(execute_callback or self._execute_callback, goal_handle)
-        self._waiting.later(self._waiting.start, goal)
-
-
 class _Feedback:
     """Publishes reports of the engine's thread on the executor's; a backlog becomes one message."""
 
-    def __init__(self, handle: ServerGoalHandle, waiting: Waiting) -> None:
+    def __init__(self, handle: ServerGoalHandle, loop: EventLoop) -> None:
         self._handle = handle
-        self._waiting = waiting
+        self._loop = loop
         self._lock = threading.Lock()
         self._news: Infer.Feedback | None = None
         self._open = True
@@ -141,7 +121,7 @@ class _Feedback:
             news.tokens = tokens
             self._news = news
         if not waits:
-            self._waiting.later(self._publish)
+            self._loop.call_soon(self._publish)
 
     def close(self) -> None:
         """Publish the rest, and nothing afterwards."""

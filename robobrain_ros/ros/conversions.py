@@ -135,7 +135,7 @@ def observation(
         intrinsics = intrinsics.fitted(width, height)
         own = snapshot.depth_info
         own = own and Intrinsics.from_camera_info(own, snapshot.rectified)
-        depth = DepthImage(*_depth_from(snapshot.depth), own, poses.colour_from_depth)
+        depth = DepthImage(*_depth_from(snapshot.depth), own, poses.color_from_depth)
     except (CvBridgeError, ValueError, TypeError, KeyError) as error:
         raise BrainError(ErrorCode.NO_CAMERA_INFO, f"The depth can't be used: {error}") from error
     scene = DepthScene(depth, intrinsics, poses.target_from_camera, LiftStatus.OK, options)

@@ -14,7 +14,6 @@ from rclpy.node import Node
 
 from robobrain_ros.engines.base import Memory
 from robobrain_ros.ros.camera_health import TopicHealth
-from robobrain_ros.ros.executors import NO_EVENTS
 
 PERIOD_S = 1.0
 
@@ -47,9 +46,7 @@ class Diagnostics:
     def __init__(self, node: Node, describe: Callable[[], Health]) -> None:
         self._node = node
         self._describe = describe
-        self._publisher = node.create_publisher(
-            DiagnosticArray, "/diagnostics", 1, event_callbacks=NO_EVENTS
-        )
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 1)
         # Simulated time may stand still, and whoever looks wants to know why.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         node.create_timer(PERIOD_S, self._publish, clock=steady)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An rclpy executor on a thread that ends when told to, and a process that ends on signals."""
+"""Executors on threads that can be stopped, and processes that end on signals."""
 
 from __future__ import annotations
 
@@ -9,20 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
 
-try:
-    from rclpy.experimental import EventsExecutor
-except ImportError:  # older than 2025
-    EventsExecutor = None
-
-NO_EVENTS = PublisherEventCallbacks(use_default_callbacks=False)
-"""For the node's publishers. rclpy's default handlers of their events, two each, are asked whenever
-the executor wakes: a quarter of a millisecond of every request. They would warn of a subscriber
-whose QoS doesn't match; that subscriber's own handlers warn of it, too."""
+from robobrain_ros.ros.rclpy_patches import create_executor
 
 _WAIT_S = 1.0
 
@@ -30,27 +21,26 @@ AnyNode = TypeVar("AnyNode", bound=Node)
 
 
 class SpinThread:
-    """Spins a SingleThreadedExecutor until `stop`.
+    """Spins a single-threaded executor until `stop`.
 
-    One executor a thread: rclpy's MultiThreadedExecutor drops most frames under image load. The
-    thread is joined before the executor goes: shutting down an executor that waits can crash, and
-    so does leaving its thread running at exit.
+    One executor per thread: rclpy's MultiThreadedExecutor drops most frames under image load. The
+    thread is joined before the executor is shut down: rclpy can crash when an executor is shut down
+    while it waits, and when its thread still runs at exit.
 
-    plain: no callback is a coroutine (`waiting.Waiting` runs those that are needed), and nothing
-    of the nodes is destroyed on another thread. Then it is rclpy's EventsExecutor, where there is
-    one. It needs a quarter less CPU for a camera's topics, and in the brain node a request takes
-    0.7 ms less. But a coroutine that waits takes all of a core there, and it has crashed where
-    another thread destroyed an action's client.
+    events: use rclpy's EventsExecutor where there is one (`rclpy_patches.create_executor`). No
+    callback may then be a coroutine, because a waiting coroutine takes all of a core there (see
+    `EventLoop`), and entities must be destroyed on this thread: it has crashed where another thread
+    destroyed an action client.
     """
 
     def __init__(
-        self, name: str, on_failure: Callable[[], None] = lambda: None, *, plain: bool = False
+        self, name: str, on_failure: Callable[[], None] = lambda: None, *, events: bool = False
     ) -> None:
-        events = plain and EventsExecutor is not None
-        self.executor: Executor = EventsExecutor() if events else SingleThreadedExecutor()
-        # Told to wait for ever, the EventsExecutor of rclpy 7.1 never sleeps, nor lets go of the
-        # interpreter's lock. A limit costs the other one a timer each time.
-        self._limit = _WAIT_S if events else None
+        self.executor: Executor = create_executor() if events else SingleThreadedExecutor()
+        # Without a timeout the EventsExecutor of rclpy 7.1 neither sleeps nor releases the GIL;
+        # with one, the SingleThreadedExecutor creates a timer each time.
+        single = isinstance(self.executor, SingleThreadedExecutor)
+        self._timeout_s = None if single else _WAIT_S
         self._name = name
         self._on_failure = on_failure
         self._stopping = threading.Event()
@@ -71,7 +61,7 @@ class SpinThread:
     def _spin(self) -> None:
         try:
             while not self._stopping.is_set():
-                self.executor.spin_once(self._limit)
+                self.executor.spin_once(self._timeout_s)
         except ExternalShutdownException:  # rclpy was shut down, which its owner knows
             self._on_failure()
         # The thread's last frame: nobody else would hear of it.
@@ -95,7 +85,7 @@ def spinning(node: AnyNode) -> Iterator[AnyNode]:
         node.destroy_node()
 
 
-def wait_for(event: threading.Event) -> None:
+def wait_until_set(event: threading.Event) -> None:
     """Wait in the main thread for an event that a signal handler sets.
 
     Python runs handlers in the main thread only, and when the system gives the signal to another
@@ -122,7 +112,7 @@ def call_on_signals(action: Callable[[], None]) -> None:
 
 
 def until_signalled() -> threading.Event:
-    """Return an event that SIGINT and SIGTERM set: `wait_for` it in the main thread.
+    """Return an event that SIGINT and SIGTERM set: pass it to `wait_until_set`.
 
     rclpy's own handlers can lose a signal to an idle executor, so init rclpy with
     SignalHandlerOptions.NO beside this.

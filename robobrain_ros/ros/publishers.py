@@ -20,7 +20,6 @@ from robobrain_ros.core.answered_request import AnsweredRequest
 from robobrain_ros.core.observations import Observation
 from robobrain_ros.core.tasks import TASKS, AnswerType
 from robobrain_ros.ros import conversions
-from robobrain_ros.ros.executors import NO_EVENTS
 from robobrain_ros.ros.markers import MarkerBoard
 from robobrain_ros.visualization.annotate import draw
 from robobrain_ros.visualization.style import PALETTE, Slots
@@ -111,7 +110,7 @@ class AnswerDisplay:
 
 
 def _publisher(node: LifecycleNode, kind: type, name: str) -> Publisher:
-    return node.create_lifecycle_publisher(kind, name, DEPTH, event_callbacks=NO_EVENTS)
+    return node.create_lifecycle_publisher(kind, name, DEPTH)
 
 
 def _is_heard(publisher: Publisher) -> bool:

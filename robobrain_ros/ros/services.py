@@ -38,8 +38,7 @@ from robobrain_ros.engines.local.scheduler import EngineWorker, Priority
 from robobrain_ros.ros import conversions
 from robobrain_ros.ros.acquisition import Acquisition, Poses
 from robobrain_ros.ros.camera import Camera, Snapshot, nanoseconds
-from robobrain_ros.ros.deferred_services import Send, create_deferred_service
-from robobrain_ros.ros.event_loop import Waiting
+from robobrain_ros.ros.event_loop import EventLoop, Send
 from robobrain_ros.ros.metrics import Metrics
 from robobrain_ros.ros.publishers import AnswerDisplay, ResultPublisher
 from robobrain_ros.ros.request_checks import has_own_image, query_from, timeout_from
@@ -107,7 +106,7 @@ class RequestServer:
     Every answered request goes to `metrics`, the topics and TF, and whoever `add_listener` adds.
     """
 
-    def __init__(self, node: LifecycleNode, waiting: Waiting) -> None:
+    def __init__(self, node: LifecycleNode, loop: EventLoop) -> None:
         self.session: Session | None = None
         self.metrics = Metrics()
         self._listeners: list[ResultListener] = [
@@ -118,12 +117,12 @@ class RequestServer:
         self._underway: set[StopSignal] = set()
         self._numbers = count(1)
         self._node = node
-        self._waiting = waiting
-        self._acquisition = Acquisition(node, waiting)
+        self._loop = loop
+        self._acquisition = Acquisition(node, loop)
         for task in TASKS.values():
             serve = partial(self._serve, task)
             interface = getattr(srv, task.interface)
-            create_deferred_service(node, waiting, interface, f"~/{task.service}", serve)
+            loop.create_service(interface, f"~/{task.service}", serve)
 
     def add_listener(self, listener: ResultListener) -> None:
         """Tell `listener` of every answered request from now on."""
@@ -217,7 +216,7 @@ class RequestServer:
                 priority=Priority.TALK if query.expects_long_answer else Priority.PERCEPTION,
                 stop=stop,
             )
-            follow_ups = await self._waiting.result(job)
+            follow_ups = await self._loop.wait_for(job)
         except CancelledError:  # the node was cleaned up while the request was queued
             stop.set(_not_active())
             stop.check()
@@ -226,7 +225,7 @@ class RequestServer:
             self._underway.discard(stop)
         # The client first, also that of the action: listeners are for whoever looks on.
         for follow_up in follow_ups:
-            self._waiting.later(self._guarded, follow_up)
+            self._loop.call_soon(self._guarded, follow_up)
 
     async def _view(self, request: Any, query: Query, session: Session, stop: StopSignal) -> _View:
         """Wait for the image that the request asks for, and for where it was taken."""

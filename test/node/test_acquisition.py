@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a snapshot's depth was taken, relative to its colour image."""
+"""Where a snapshot's depth was taken, relative to its color image."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from tf2_ros import BufferCore, TransformException
 
-from robobrain_ros.ros.acquisition import _colour_from_depth, _is_elsewhere
+from robobrain_ros.ros.acquisition import _color_from_depth, _is_elsewhere
 from robobrain_ros.ros.camera import Snapshot
 from robobrain_ros.sim.camera_node import transform
 from robobrain_ros.tf_projection import TransformLookup, TransformUnavailable
 
 MS = 1_000_000
-MOUNT = np.eye(4)  # the depth camera beside the colour camera
+MOUNT = np.eye(4)  # the depth camera beside the color camera
 MOUNT[:3, 3] = (-0.015, 0.0, 0.002)
-COLOUR, DEPTH = "color_optical", "depth_optical"
+COLOR, DEPTH = "color_optical", "depth_optical"
 
 
 def pose(stamp_ns: int) -> np.ndarray:
-    """The colour camera in `odom`: 0.5 m/s forward, 1 rad/s."""
+    """The color camera in `odom`: 0.5 m/s forward, 1 rad/s."""
     seconds = stamp_ns * 1e-9
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_euler("y", seconds).as_matrix()
@@ -42,21 +42,21 @@ class Lookups(BufferCore):
 def transforms():
     buffer = Lookups()
     for stamp in range(0, 1000 * MS, 10 * MS):
-        moving = transform("odom", COLOUR, pose(stamp))
+        moving = transform("odom", COLOR, pose(stamp))
         moving.header.stamp = Time(nanoseconds=stamp).to_msg()
         buffer.set_transform(moving, "test")
-    buffer.set_transform_static(transform(COLOUR, DEPTH, MOUNT), "test")
+    buffer.set_transform_static(transform(COLOR, DEPTH, MOUNT), "test")
     return TransformLookup(buffer, (TransformException,))
 
 
-def snapshot(depth_ms: float, frame: str = COLOUR, info: bool = False) -> Snapshot:
-    """Colour at 500 ms, and depth."""
+def snapshot(depth_ms: float, frame: str = COLOR, info: bool = False) -> Snapshot:
+    """Color at 500 ms, and depth."""
 
     def header(ms: float, name: str) -> Header:
         return Header(stamp=Time(nanoseconds=int(ms * MS)).to_msg(), frame_id=name)
 
     return Snapshot(
-        Image(header=header(500, COLOUR)),
+        Image(header=header(500, COLOR)),
         CameraInfo(),
         Image(header=header(depth_ms, frame)),
         CameraInfo() if info else None,
@@ -71,7 +71,7 @@ def snapshot(depth_ms: float, frame: str = COLOUR, info: bool = False) -> Snapsh
         (snapshot(510), True),
         (snapshot(490), True),
         (snapshot(500, DEPTH, info=True), True),
-        (snapshot(500, COLOUR, info=True), False),
+        (snapshot(500, COLOR, info=True), False),
     ],
 )
 def test_depth_of_another_frame_or_moment_is_elsewhere(seen, elsewhere):
@@ -79,23 +79,23 @@ def test_depth_of_another_frame_or_moment_is_elsewhere(seen, elsewhere):
 
 
 def test_registered_depth_of_another_moment_has_moved_with_the_camera(transforms):
-    found = _colour_from_depth(snapshot(515), "odom", transforms)
+    found = _color_from_depth(snapshot(515), "odom", transforms)
     exact = np.linalg.inv(pose(500 * MS)) @ pose(515 * MS)
     np.testing.assert_allclose(found, exact, atol=2e-5)
     assert np.linalg.norm(found[:3, 3]) > 0.007
 
 
 def test_another_cameras_depth_of_another_moment(transforms):
-    found = _colour_from_depth(snapshot(485, DEPTH, info=True), "odom", transforms)
+    found = _color_from_depth(snapshot(485, DEPTH, info=True), "odom", transforms)
     exact = np.linalg.inv(pose(500 * MS)) @ pose(485 * MS) @ MOUNT
     np.testing.assert_allclose(found, exact, atol=2e-5)
 
 
 def test_without_a_frame_that_stands_still_the_cameras_are_one_body(transforms):
-    found = _colour_from_depth(snapshot(485, DEPTH, info=True), COLOUR, transforms)
+    found = _color_from_depth(snapshot(485, DEPTH, info=True), COLOR, transforms)
     np.testing.assert_allclose(found, MOUNT, atol=1e-9)
 
 
 def test_a_fixed_frame_that_nobody_publishes_is_named(transforms):
     with pytest.raises(TransformUnavailable, match="map"):
-        _colour_from_depth(snapshot(515), "map", transforms)
+        _color_from_depth(snapshot(515), "map", transforms)

@@ -14,7 +14,7 @@ import threading, time, rclpy
 from robobrain_ros.ros.executors import SpinThread
 
 rclpy.init()
-node, spinner = rclpy.create_node("spun"), SpinThread("spun", plain={plain})
+node, spinner = rclpy.create_node("spun"), SpinThread("spun", events={events})
 spinner.executor.add_node(node)
 spinner.start()
 """
@@ -46,11 +46,11 @@ def outcome(program: str) -> tuple[str, str]:
     return ran.stdout, ran.stderr
 
 
-@pytest.mark.parametrize("plain", [False, True])
-def test_a_spin_thread_that_sleeps_is_woken_by_a_task_and_ends(ros, plain):
-    assert outcome(_BEGINNING.format(plain=plain) + _WAKING) == ("ended\n", "")
+@pytest.mark.parametrize("events", [False, True])
+def test_a_spin_thread_that_sleeps_is_woken_by_a_task_and_ends(ros, events):
+    assert outcome(_BEGINNING.format(events=events) + _WAKING) == ("ended\n", "")
 
 
-@pytest.mark.parametrize("plain", [False, True])
-def test_shutting_rclpy_down_ends_a_spin_thread_without_a_complaint(ros, plain):
-    assert outcome(_BEGINNING.format(plain=plain) + _SHUTTING_DOWN) == ("ended\n", "")
+@pytest.mark.parametrize("events", [False, True])
+def test_shutting_rclpy_down_ends_a_spin_thread_without_a_complaint(ros, events):
+    assert outcome(_BEGINNING.format(events=events) + _SHUTTING_DOWN) == ("ended\n", "")

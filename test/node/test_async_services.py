@@ -13,28 +13,18 @@ from std_srvs.srv import Trigger
 from support.polling import until
 
 from robobrain_ros.client import BrainClient
-from robobrain_ros.ros.deferred_services import create_deferred_service
-from robobrain_ros.ros.event_loop import Waiting
+from robobrain_ros.ros.event_loop import EventLoop
 from robobrain_ros.ros.executors import SpinThread
 
 
-@pytest.fixture(params=[False, True])
-def plain(request) -> bool:
-    """Whether on rclpy's EventsExecutor."""
-    return request.param
-
-
 @pytest.fixture
-def served(ros, plain):
-    """Serve `deferred` by a coroutine function; `call()` gives what a client gets for it.
-
-    It is given how to wait, as well.
-    """
-    node, spinner = rclpy.create_node("deferring"), SpinThread("deferring", plain=plain)
-    waiting = Waiting(node, spinner.executor)
+def served(patched, ros):
+    """Serve `deferred` by a coroutine function of the loop, request, response and `send`."""
+    node, spinner = rclpy.create_node("deferring"), SpinThread("deferring", events=True)
+    loop = EventLoop(node, spinner.executor)
 
     def serve(coroutine) -> None:
-        create_deferred_service(node, waiting, Trigger, "deferred", partial(coroutine, waiting))
+        loop.create_service(Trigger, "deferred", partial(coroutine, loop))
         spinner.executor.add_node(node)
         spinner.start()
 
@@ -49,7 +39,7 @@ def call() -> str:
 
 
 def test_what_the_coroutine_returns_is_the_response(served):
-    async def serve(waiting, request, response, send):
+    async def serve(loop, request, response, send):
         response.message = "returned"
         return response
 
@@ -57,26 +47,30 @@ def test_what_the_coroutine_returns_is_the_response(served):
     assert call() == "returned"
 
 
-def test_a_response_sent_by_another_thread_does_not_wait_for_the_coroutine(served):
+def test_a_response_sent_by_another_thread_does_not_wait_for_the_coroutine(served, patched):
     waits_for_ever = Future()
     came_back = threading.Event()
 
-    async def serve(waiting, request, response, send):
+    async def serve(loop, request, response, send):
         threading.Thread(target=send, args=(Trigger.Response(message="sent"),)).start()
-        await waiting.result(waits_for_ever)
+        await loop.wait_for(waits_for_ever)
         came_back.set()
         return response
 
     served(serve)
-    assert call() == "sent" and not came_back.is_set()
-    waits_for_ever.set_result(None)
+    if patched:
+        assert call() == "sent" and not came_back.is_set()
+        waits_for_ever.set_result(None)
+    else:  # it does on plain rclpy, but it is the response that was sent
+        threading.Timer(0.2, waits_for_ever.set_result, (None,)).start()
+        assert call() == "sent"
     assert came_back.wait(20.0)
 
 
 def test_only_the_first_response_is_sent(served):
     sent = []
 
-    async def serve(waiting, request, response, send):
+    async def serve(loop, request, response, send):
         send(Trigger.Response(message="first"))
         send(Trigger.Response(message="second"))
         sent.append("both")
@@ -90,10 +84,10 @@ def test_requests_are_served_while_another_waits(served):
     answer_the_first = Future()
     asked = []
 
-    async def serve(waiting, request, response, send):
+    async def serve(loop, request, response, send):
         asked.append(request)
         if len(asked) == 1:
-            await waiting.result(answer_the_first)
+            await loop.wait_for(answer_the_first)
         response.message = f"request {len(asked)}"
         return response
 
