@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's entries in /diagnostics, once a second, in the form of diagnostic_updater."""
+"""A node's entries in /diagnostics, in diagnostic_updater's format."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import psutil
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -18,14 +19,60 @@ from robobrain_ros.ros.camera_health import TopicHealth
 PERIOD_S = 1.0
 
 
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+
+@dataclass(frozen=True)
+class Part:
+    """One status of a node in /diagnostics; level: OK, WARN or ERROR."""
+
+    name: str
+    level: bytes
+    message: str
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+class Diagnostics:
+    """Publishes a node's parts to /diagnostics once per second."""
+
+    def __init__(self, node: Node, diagnose: Callable[[], Iterable[Part]]) -> None:
+        self._node = node
+        self._diagnose = diagnose
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 1)
+        # Steady: simulated time may stand still, and then diagnostics should say why.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        node.create_timer(PERIOD_S, self._publish, clock=steady)
+
+    def _publish(self) -> None:
+        name = self._node.get_fully_qualified_name()
+        message = DiagnosticArray(status=statuses(name, self._diagnose()))
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(message)
+
+
+def statuses(node: str, parts: Iterable[Part]) -> list[DiagnosticStatus]:
+    """Return the parts as diagnostic_updater would name them; node: fully qualified name."""
+    node = node.lstrip("/")
+    return [
+        DiagnosticStatus(
+            level=part.level,
+            name=f"{node}: {part.name}",
+            message=part.message,
+            hardware_id=node,
+            values=[KeyValue(key=key, value=value) for key, value in part.values.items()],
+        )
+        for part in parts
+    ]
+
+
 @dataclass(frozen=True)
 class Health:
-    """How the node is.
+    """State of the brain node.
 
-    state: of the lifecycle. running, waiting: requests. memory: None without a model. figures: of
-    all requests. failures: errors since the last time. cameras: their topics by camera, while the
-    node is active. max_image_age_s: older images count as none. failure: why the model answers
-    nobody any more.
+    state: lifecycle state. running, waiting: number of requests. memory: None without a model.
+    figures: metrics over all requests. failures: errors since the last report. cameras: topics by
+    camera while active. max_image_age_s: age from which an image is stale. failure: why the engine
+    has stopped for good.
     """
 
     state: str
@@ -39,51 +86,15 @@ class Health:
     max_image_age_s: float = 0.0
     failure: str = ""
 
-
-class Diagnostics:
-    """Publishes what `describe` says."""
-
-    def __init__(self, node: Node, describe: Callable[[], Health]) -> None:
-        self._node = node
-        self._describe = describe
-        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 1)
-        # Simulated time may stand still, and whoever looks wants to know why.
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        node.create_timer(PERIOD_S, self._publish, clock=steady)
-
-    def _publish(self) -> None:
-        message = DiagnosticArray(
-            status=statuses(self._node.get_fully_qualified_name(), self._describe())
+    def parts(self) -> list[Part]:
+        """Return the statuses of the model, the requests, and each camera."""
+        cameras = (
+            _camera(name, topics, self.max_image_age_s) for name, topics in self.cameras.items()
         )
-        message.header.stamp = self._node.get_clock().now().to_msg()
-        self._publisher.publish(message)
+        return [_model(self), _requests(self), *cameras]
 
 
-def statuses(node: str, health: Health) -> list[DiagnosticStatus]:
-    """Put a node's health into statuses: of the model, the requests, and each camera."""
-    node = node.lstrip("/")
-    parts = [("model", *_model(health)), ("requests", *_requests(health))]
-    parts += [
-        (f"camera {name}", *_camera(topics, health.max_image_age_s))
-        for name, topics in health.cameras.items()
-    ]
-    return [
-        DiagnosticStatus(
-            level=level,
-            name=f"{node}: {name}",
-            message=message,
-            hardware_id=node,
-            values=[KeyValue(key=key, value=value) for key, value in values.items()],
-        )
-        for name, level, message, values in parts
-    ]
-
-
-_Part = tuple[bytes, str, dict[str, str]]
-"""Level, message and values of a status."""
-
-
-def _model(health: Health) -> _Part:
+def _model(health: Health) -> Part:
     values = {
         "state": health.state,
         "model": health.model,
@@ -98,35 +109,37 @@ def _model(health: Health) -> _Part:
             "model's device free (MB)": _megabytes(memory.free),
         }
     if health.failure:
-        return DiagnosticStatus.ERROR, health.failure, values
-    return DiagnosticStatus.OK, health.state, values
+        return Part("model", ERROR, health.failure, values)
+    return Part("model", OK, health.state, values)
 
 
-def _requests(health: Health) -> _Part:
+def _requests(health: Health) -> Part:
     values = {
         "requests being answered": str(health.running),
         "requests waiting": str(health.waiting),
         **health.figures,
     }
     if health.failures:
-        return DiagnosticStatus.WARN, health.failures[-1], values
-    return DiagnosticStatus.OK, f"{health.running} running, {health.waiting} waiting", values
+        return Part("requests", WARN, health.failures[-1], values)
+    message = f"{health.running} running, {health.waiting} waiting"
+    return Part("requests", OK, message, values)
 
 
-def _camera(topics: Sequence[TopicHealth], max_age_s: float) -> _Part:
+def _camera(name: str, topics: Sequence[TopicHealth], max_age_s: float) -> Part:
+    part = partial(Part, f"camera {name}")
     values = {
         f"age of {one.topic} (s)": "none" if one.age_s is None else f"{one.age_s:.3f}"
         for one in topics
     }
     for one in topics:
         if one.trouble:
-            return DiagnosticStatus.ERROR, one.trouble, values
+            return part(ERROR, one.trouble, values)
     color = topics[0]
     if color.age_s is not None and abs(color.age_s) > max_age_s:
         when = f"{abs(color.age_s):.2f} s {'old' if color.age_s > 0 else 'in the future'}"
         message = f"The newest image on {color.topic} is {when}: check the camera and its clock."
-        return DiagnosticStatus.WARN, message, values
-    return DiagnosticStatus.OK, "images arrive", values
+        return part(WARN, message, values)
+    return part(OK, "images arrive", values)
 
 
 def _megabytes(nbytes: int) -> str:

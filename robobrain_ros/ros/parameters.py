@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's parameters: declared once, with a description and the values that they take."""
+"""Parameters of the nodes: defaults, descriptions and valid values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONG = 2**31 - 1
 
 @dataclass(frozen=True)
 class Spec:
-    """One parameter: its default, what it means, and its range or list of choices."""
+    """One parameter: default, description, and range or list of choices."""
 
     name: str
     default: Any
@@ -26,7 +26,7 @@ class Spec:
     choices: tuple[str, ...] = ()
     range: tuple[float, float] | None = None
     load_time: bool = False
-    """Read when the model is loaded or the cameras are subscribed: fixed while configured."""
+    """Read when the model is loaded or the cameras are subscribed, so fixed while configured."""
 
     def descriptor(self) -> ParameterDescriptor:
         descriptor = ParameterDescriptor(description=self.description)
@@ -42,6 +42,13 @@ class Spec:
             ]
         return descriptor
 
+
+AUTOSTART = Spec(
+    "autostart",
+    False,
+    "Configure and activate at start, for use without a lifecycle manager.",
+    load_time=True,
+)
 
 SPECS = (
     Spec(
@@ -135,7 +142,7 @@ SPECS = (
     Spec(
         "sync_tolerance",
         0.02,
-        "Colour and depth belong together when their stamps differ by at most this, seconds.",
+        "Color and depth belong together when their stamps differ by at most this, seconds.",
         range=(0.0, 1.0),
     ),
     Spec(
@@ -152,7 +159,7 @@ SPECS = (
         "fixed_frame",
         "",
         "A frame that stands still while the cameras move, such as odom, map, or an arm's base: "
-        "it ties together depth and colour of different moments or cameras; empty = target_frame.",
+        "it ties together depth and color of different moments or cameras; empty = target_frame.",
     ),
     Spec(
         "depth_noise",
@@ -201,21 +208,16 @@ SPECS = (
         range=(1, 1024),
         load_time=True,
     ),
-    Spec(
-        "autostart",
-        False,
-        "Configure and activate at start, for use without a lifecycle manager.",
-        load_time=True,
-    ),
+    AUTOSTART,
 )
 
 CAMERA_PARAMETERS: dict[str, tuple[str | bool, str]] = {
     "color_topic": (
         "{name}/color/image_raw",
-        "Colour image of the camera {name}; a name that ends in /compressed carries compressed "
+        "Color image of the camera {name}; a name that ends in /compressed carries compressed "
         "images.",
     ),
-    "info_topic": ("{name}/color/camera_info", "Intrinsics of the colour image of {name}."),
+    "info_topic": ("{name}/color/camera_info", "Intrinsics of the color image of {name}."),
     "depth_topic": (
         "{name}/aligned_depth_to_color/image_raw",
         "Depth of {name} (16UC1 mm or 32FC1 m; a name that ends in /compressedDepth carries "
@@ -223,8 +225,8 @@ CAMERA_PARAMETERS: dict[str, tuple[str | bool, str]] = {
     ),
     "depth_info_topic": (
         "",
-        "Intrinsics of the depth of {name}, where it comes from another camera than colour: TF "
-        "then joins the two; empty = the depth is registered to colour, and has its intrinsics.",
+        "Intrinsics of the depth of {name}, where it comes from another camera than color: TF "
+        "then joins the two; empty = the depth is registered to color, and has its intrinsics.",
     ),
     "rectified": (
         False,
@@ -234,16 +236,14 @@ CAMERA_PARAMETERS: dict[str, tuple[str | bool, str]] = {
 }
 
 
-def declare(node: Node) -> None:
-    """Declare every parameter on `node`; each camera's topics follow from `cameras`."""
-    for spec in SPECS:
+def declare(node: Node, specs: Sequence[Spec]) -> None:
+    """Declare parameters on `node`."""
+    for spec in specs:
         node.declare_parameter(spec.name, spec.default, spec.descriptor())
-    for name in node.get_parameter("cameras").value:
-        declare_camera(node, name)
 
 
 def declare_camera(node: Node, name: str) -> None:
-    """Declare the topics of the camera `name` and what they carry, once."""
+    """Declare the parameters of the camera `name`, unless they are declared already."""
     for key, (default, description) in CAMERA_PARAMETERS.items():
         if not node.has_parameter(f"{name}.{key}"):
             descriptor = ParameterDescriptor(description=description.format(name=name))
@@ -251,32 +251,44 @@ def declare_camera(node: Node, name: str) -> None:
             node.declare_parameter(f"{name}.{key}", value, descriptor)
 
 
-def refuse(node: Node, parameters: list[Parameter], configured: bool) -> str:
-    """Return why these new values of `node` can't be taken, or an empty string when they can.
+def refuse(specs: Sequence[Spec], new: Sequence[Parameter], configured: bool) -> str:
+    """Return why new values of a node's parameters can't be taken, or an empty string.
 
-    `configured`: the model is loaded, so load-time parameters are fixed until cleanup.
+    configured: parameters with `load_time` are fixed until cleanup.
     """
-    load_time = {spec.name for spec in SPECS if spec.load_time}
-    for parameter in parameters:
+    load_time = {spec.name for spec in specs if spec.load_time}
+    for parameter in new:
+        if configured and parameter.name in load_time:
+            return _fixed(parameter.name)
+    return not_a_choice(specs, new)
+
+
+def refuse_brain(node: Node, new: Sequence[Parameter], configured: bool) -> str:
+    """`refuse`, and what else holds for the parameters of the brain node."""
+    for parameter in new:
         name, value = parameter.name, parameter.value
-        if configured and (name in load_time or name.rpartition(".")[2] in CAMERA_PARAMETERS):
-            return f"{name} is fixed while the node is configured: clean it up first."
+        if configured and name.rpartition(".")[2] in CAMERA_PARAMETERS:
+            return _fixed(name)
         if name == "cameras" and (not value or "" in value or len(set(value)) != len(value)):
             return "cameras needs at least one name, each of them different and not empty."
-    new = {parameter.name: parameter.value for parameter in parameters}
-    limits = [new.get(name, _value(node, name)) for name in ("min_depth", "max_depth")]
+    values = {parameter.name: parameter.value for parameter in new}
+    limits = [values.get(name, _value(node, name)) for name in ("min_depth", "max_depth")]
     if None not in limits and limits[0] >= limits[1]:
         return f"min_depth {limits[0]} m must be below max_depth {limits[1]} m."
-    return not_a_choice(SPECS, parameters)
+    return refuse(SPECS, new, configured)
+
+
+def _fixed(name: str) -> str:
+    return f"{name} is fixed while the node is configured: clean it up first."
 
 
 def _value(node: Node, name: str) -> Any:
-    """Return a parameter's value, None before it is declared."""
+    """Return a parameter's value, or None before it is declared."""
     return node.get_parameter(name).value if node.has_parameter(name) else None
 
 
 def not_a_choice(specs: Sequence[Spec], parameters: Sequence[Parameter]) -> str:
-    """Return what is wrong with a value that is none of its spec's choices, or an empty string."""
+    """Return which value is none of its spec's choices, or an empty string."""
     choices = {spec.name: spec.choices for spec in specs if spec.choices}
     for parameter in parameters:
         allowed = choices.get(parameter.name, (parameter.value,))

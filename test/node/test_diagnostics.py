@@ -58,7 +58,7 @@ class TestMetrics:
 
 class TestStatuses:
     def parts(self, **health):
-        found = statuses("/arm/robobrain", Health("active", "nano", **health))
+        found = statuses("/arm/robobrain", Health("active", "nano", **health).parts())
         assert all(one.hardware_id == "arm/robobrain" for one in found)
         return {one.name.removeprefix("arm/robobrain: "): one for one in found}
 
