@@ -32,7 +32,7 @@ BUILD_INPUTS := CMakeLists.txt package.xml setup.py cmake/write_executables.py \
 # These are symlinked into install/: an edit takes effect at once, only a new or removed file needs a build.
 LINKED := $(shell find robobrain_ros config $(wildcard launch rviz) -type f -not -path '*/__pycache__/*' | sort)
 # The modules without ROS, whose message types mypy would not know.
-TYPED := $(addprefix robobrain_ros/,core lifting engines visualization tf_projection.py ros/image_codecs.py)
+TYPED := $(addprefix robobrain_ros/,core lifting engines visualization tf_projection.py ros/image_codecs.py ros/frame_buffer.py)
 
 # A ROS 2 shell of its own: nothing outside this machine is seen, and no other run on it either.
 ROS := . $(VENV)/bin/activate && . install/setup.bash && \

@@ -19,6 +19,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from robobrain_ros.ros.executors import SpinThread, until_signalled, wait_until_set
 from robobrain_ros.ros.managed_node import ManagedNode
+from robobrain_ros.ros.rclpy_patches import missing_internals
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _KEPT_BYTES = 32 << 20
@@ -45,6 +46,8 @@ def run_node(
 
 
 def _run(name: str, create: Callable[[Executor, Node], ManagedNode], stop: threading.Event) -> int:
+    if missing := missing_internals():
+        get_logger(name).warning(f"Running on plain rclpy: {'; '.join(missing)}.")
     failed = threading.Event()
 
     def on_failure() -> None:
