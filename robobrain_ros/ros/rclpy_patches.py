@@ -4,6 +4,10 @@
 The patches serve one purpose: rclpy's EventsExecutor, which can't run coroutines. Without them a
 node spins on a SingleThreadedExecutor, and services and goals are plain rclpy coroutines. That is
 so with ROBOBRAIN_RCLPY_PATCHES=0 in the environment, and where rclpy lacks one of the internals.
+
+Gains below: medians of the overhead of a request (bench/node.py: round trip less engine and
+lifting) at 640x480 and 30 Hz, of 4 to 9 turns by turns, on two cores that other programs kept busy.
+All patches: 5.0 ms instead of 7.3 ms; an idle node takes 5.5 % of a core instead of 9.5 %.
 """
 
 from __future__ import annotations
@@ -57,7 +61,11 @@ def missing_internals() -> list[str]:
 
 
 def create_executor() -> Executor:
-    """Create an EventsExecutor, or a SingleThreadedExecutor without the patches."""
+    """Create an EventsExecutor, or a SingleThreadedExecutor without the patches.
+
+    Gain: 5.0 ms instead of 5.7 ms, and a third of the CPU of an idle node. With one for the cameras
+    only, beside a SingleThreadedExecutor, it was 7.3 ms.
+    """
     return EventsExecutor() if in_use() else SingleThreadedExecutor()
 
 
@@ -65,7 +73,7 @@ def run_until_blocked(coroutine: Coroutine[Future, None, Any], call_soon: CallSo
     """Run a coroutine up to its next wait, and schedule the rest for when that is over.
 
     In place of rclpy's tasks: the EventsExecutor resumes a waiting one all the time, which takes
-    all of a core.
+    all of a core. Gain: the EventsExecutor's.
     """
     try:
         awaited = coroutine.send(None)
@@ -80,7 +88,7 @@ def serve(service: Service, coroutine_function: Serve, call_soon: CallSoon) -> N
     In place of a coroutine as callback, which the EventsExecutor would send as the response. The
     callback returns request and response as a pair; `send_response` then gets that pair with the
     request's header, starts the coroutine, and sends the response when there is one. That may be on
-    another thread: the response doesn't wait for the executor.
+    another thread: the response doesn't wait for the executor. Gain: 1.9 ms (6.3 instead of 8.2).
     """
     send_response = service.send_response
 
@@ -100,7 +108,10 @@ def serve(service: Service, coroutine_function: Serve, call_soon: CallSoon) -> N
 
 
 class CoroutineActionServer(ActionServer):
-    """Action server that runs goals by `run_until_blocked`, in place of rclpy's tasks."""
+    """Action server that runs goals by `run_until_blocked`, in place of rclpy's tasks.
+
+    Gain: the EventsExecutor's.
+    """
 
     def __init__(self, call_soon: CallSoon, *arguments: Any, **options: Any) -> None:
         self._call_soon = call_soon
