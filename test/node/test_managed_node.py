@@ -75,9 +75,10 @@ def test_it_runs_through_its_states_and_ends_on_a_signal(own_node, patched, log_
     assert "Traceback" not in logged(log_file)
 
 
-def test_it_configures_and_activates_itself(ros, patched):
-    with running(autostart=True) as (client, _):
+def test_it_configures_and_activates_itself_and_ends_while_active(ros, patched):
+    with running(autostart=True) as (client, node):
         until(lambda: client.state() == "active")
+        assert node.end(signal.SIGTERM) == 0
 
 
 def test_its_state_is_in_diagnostics(ros):
