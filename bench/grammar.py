@@ -85,7 +85,7 @@ def fault(kind: TaskKind, max_points: int, asked: GenerationRequest, answer: Gen
     height, width = asked.image.shape[:2]
     frame = (family.frame, family.axis_order, answer.sent_size, (width, height))
     inside = [
-        *to_image_pixels(parsed.points, *frame)[1],
+        *to_image_pixels(parsed.points[:, :2], *frame)[1],
         *boxes_to_image_pixels(parsed.boxes, *frame)[1],
     ]
     if not all(inside):
