@@ -36,7 +36,7 @@ import torch
 from numpy.typing import NDArray
 from reference import FAMILY, Question, Reference
 
-from robobrain_ros.core.answer_formats import answer_form
+from robobrain_ros.core.answer_formats import answer_format
 from robobrain_ros.core.requests import Generation, GenerationRequest
 from robobrain_ros.core.tasks import TaskKind, Think
 from robobrain_ros.engines import create_engine
@@ -99,7 +99,7 @@ def request_for(image: NDArray[np.uint8], question: Question) -> GenerationReque
         question.prompt,
         FAMILY.openings[Think.DEFAULT],
         question.max_new_tokens,
-        answer_form(question.kind, FAMILY),
+        answer_format(question.kind, FAMILY),
     )
 
 

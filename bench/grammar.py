@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers of models that know nothing, held to their form: all of them must be usable.
+"""Constrained answers of models with random weights: all of them must be usable.
 
     make bench-grammar
 
-Small random models of both architectures, new weights again and again, answer random images under
-the form of every task and family through the package's engine, parser and coordinate mapping.
+Small models of both architectures, with new weights again and again, answer random images in the
+format of every task and family through the package's engine, parser and coordinate mapping.
 Counted: what the parser can't read, what has a place outside the image, what has more points than
 asked for. `[]`, the honest refusal, is an answer and counted apart. The last line is
 machine-readable.
@@ -28,20 +28,20 @@ from safetensors.torch import load_file, save_file
 sys.path.insert(0, str(Path(__file__).parents[1] / "test"))
 from support import tiny_checkpoints
 
-from robobrain_ros.core.answer_formats import answer_form
+from robobrain_ros.core.answer_formats import answer_format
 from robobrain_ros.core.coordinates import boxes_to_image_pixels, to_image_pixels
 from robobrain_ros.core.families import FAMILIES, Family
 from robobrain_ros.core.parsing import EmptyAnswer, UnparsableAnswer, parse_answer
 from robobrain_ros.core.requests import FinishReason, Generation, GenerationRequest
-from robobrain_ros.core.tasks import TaskKind, Think
+from robobrain_ros.core.tasks import TASKS, TaskKind, Think
 from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import EngineError, generate_together
 
 PER_WEIGHTS = 250  # answers
 BATCH = 25
-MAX_TOKENS = 3000  # enough for any answer of a form, 32 labels in single bytes too
+MAX_TOKENS = 3000  # enough for any answer in a format, 32 labels in single bytes too
 REFUSAL = re.compile(r"(<answer>)?(```json)?\s*\[\]")
-KINDS = [kind for kind in TaskKind if kind is not TaskKind.ASK]
+KINDS = [kind for kind in TaskKind if TASKS[kind].answer.has_places]
 Asked = tuple[TaskKind, int, GenerationRequest]
 
 
@@ -67,8 +67,8 @@ def random_requests(family: Family, rng: np.random.Generator, count: int) -> Ite
         words = "".join(map(chr, rng.integers(97, 123, 12)))
         think = Think.ON if family.thinks and rng.random() < 0.2 else Think.DEFAULT
         opening = family.openings[think] + ("</think>" if think is Think.ON else "")
-        form = answer_form(kind, family, max_points)
-        yield kind, max_points, GenerationRequest(image, words, opening, MAX_TOKENS, form)
+        expected = answer_format(kind, family, max_points)
+        yield kind, max_points, GenerationRequest(image, words, opening, MAX_TOKENS, expected)
 
 
 def fault(kind: TaskKind, max_points: int, asked: GenerationRequest, answer: Generation,
@@ -94,7 +94,7 @@ def fault(kind: TaskKind, max_points: int, asked: GenerationRequest, answer: Gen
 
 
 def count(family: Family, directory: Path, number: int, rng: np.random.Generator) -> Counter[str]:
-    """Faults of `number` answers of one model, under the family's forms; `good` are those without.
+    """Faults of `number` answers of one model of a family; `good` are those without.
 
     Raises EngineError when the model fails.
     """

@@ -26,7 +26,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from robobrain_ros.core.answer_formats import answer_form
+from robobrain_ros.core.answer_formats import answer_format
 from robobrain_ros.core.coordinates import sent_size
 from robobrain_ros.core.families import FAMILIES
 from robobrain_ros.core.tasks import TaskKind, Think
@@ -120,7 +120,7 @@ class Reference:
         return seconds[1] - seconds[0]
 
     def _form(self, question: Question, sent: tuple[int, int]) -> dict[str, object]:
-        form = answer_form(question.kind, FAMILY)
+        form = answer_format(question.kind, FAMILY)
         if self._grammar is None or form is None:
             return {}
         follower = _Follower(self._grammar.constrain(form, sent, OPENING))

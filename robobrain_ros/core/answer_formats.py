@@ -1,25 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an answer may look like, as data and as regular expressions that engines can enforce.
+"""Answer formats: what an answer must look like, for engines that constrain their decoding.
 
-An AnswerForm says it for a task and a family; `next_part` turns it into regular expressions in the
-syntax that Python's `re` and Rust's `regex` share. An answer that matches them can be read by
-`tasks.parse_answer`, and every place in it lies in the image; `[]` says that there is none.
+A format is data, and renders itself in the syntax of each engine: `regex` for vLLM's structured
+outputs (and Python's `re` and Rust's `regex`), `gbnf` for llama.cpp, `lark` for llguidance. Answers
+in a format can be read by `parsing.parse_answer`, and every coordinate in them lies in the image;
+`[]` says that there is nothing to report.
 """
 
-import re
-from dataclasses import dataclass
-from enum import Enum
+from __future__ import annotations
 
-from robobrain_ros.core.families import AxisOrder, CoordinateFrame, Family, TaskKind
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple, TypeAlias
+
+from robobrain_ros.core.families import AxisOrder, CoordinateFrame, Family
+from robobrain_ros.core.tasks import TASKS, AnswerType, TaskKind
 
 MAX_LABEL_CHARS = 40
 LABEL_CHARACTER = r'[^"\\<>\x00-\x1f\x7f]'  # nothing that JSON escapes, and no tags
 
 _MOST_POINTS = 32  # as tuples, half of the 768 tokens that an answer may have
-_MOST_WAYPOINTS = 10  # the number that the prompts name
 _MOST_BOXES = 8  # models that answer in JSON name every instance
-_MOST_ITEMS = 100  # whatever is asked for: expressions grow with it
-_DECIMALS = 3  # of coordinates from 0 to 1
+_MOST_ITEMS = 100  # whatever is asked for: grammars grow with it
+# White space in JSON, as llama.cpp's server has it: without a bound a model may write nothing else.
+_JSON_SPACE = r"(?: |\n{1,2}[ \t]{0,20})?"
 
 
 class Shape(Enum):
@@ -38,11 +45,13 @@ class Notation(Enum):
 
 
 @dataclass(frozen=True)
-class AnswerForm:
-    """The form of an answer: at most `max_items` (1 or more) points or boxes.
+class CoordinateList:
+    """A list of at most `max_items` (1 or more) points or boxes in the image.
 
     In TUPLES a box stands alone, so `max_items` counts only in other answers. `frame` and
-    `axis_order` say what the numbers mean, as in `families.Family`.
+    `axis_order` say what the numbers mean, as in `families.Family`. A box may have its corners in
+    any order, since the parser sorts them. Only `lark` excludes boxes without area: the other
+    syntaxes would need an expression as large as the image, so there the parser refuses them.
     """
 
     shape: Shape
@@ -55,173 +64,231 @@ class AnswerForm:
         if self.max_items < 1:
             raise ValueError(f"an answer of at most {self.max_items} items can hold nothing")
 
+    def regex(self, sent: tuple[int, int]) -> str:
+        """A regular expression in the syntax that Python's `re` and Rust's `regex` share.
 
-def answer_form(kind: TaskKind, family: Family, max_points: int = 0) -> AnswerForm | None:
-    """The form of the answers of `family`, or None where any text is an answer (ASK).
+        `sent` is (width, height) in pixels of the image as sent. Raises ValueError, as the other
+        two do, for answers in pixels of an image that has none.
+        """
+        return self._answer(self._largest(sent)).regex
 
-    `max_points` bounds lists of points; with 0, the task does: 10 for TRAJECTORY, 32 for POINT. An
+    def gbnf(self, sent: tuple[int, int]) -> str:
+        """A grammar for llama.cpp."""
+        return f"root ::= {self._answer(self._largest(sent)).gbnf}"
+
+    def lark(self, sent: tuple[int, int], prefix: str = "") -> str:
+        """A grammar for llguidance, of the answer after `prefix` (an expression of Lark)."""
+        largest = self._largest(sent)
+        grammar = f"start: {prefix} ANSWER\nANSWER: {self._answer(largest).lark}"
+        if self.shape is Shape.BOXES:
+            box = _box(self.frame, largest)
+            grammar += f"\nBOX: {box.lark} & ~/{_box_without_area(self.frame, largest)}/"
+        return grammar
+
+    def _largest(self, sent: tuple[int, int]) -> tuple[int, int]:
+        """The largest coordinates, in the order of the numbers; of RELATIVE_1 in thousandths.
+
+        In pixels, points go to W - 1 and the edges of boxes to W; other coordinates to the border.
+        """
+        if self.frame is not CoordinateFrame.SENT_PIXELS:
+            largest = 100 if self.frame is CoordinateFrame.RELATIVE_100 else 1000
+            return largest, largest
+        if min(sent) < 1:
+            raise ValueError(f"an image of {sent[0]}x{sent[1]} pixels has no place to answer with")
+        x, y = sent if self.shape is Shape.BOXES else (sent[0] - 1, sent[1] - 1)
+        return (x, y) if self.axis_order == "xy" else (y, x)
+
+    def _answer(self, largest: tuple[int, int]) -> _Expression:
+        if self.shape is Shape.BOXES:
+            numbers = _box(self.frame, largest)._replace(lark="BOX")
+        else:
+            numbers = _point(self.frame, largest)
+        if self.shape is Shape.POINTS_WITH_DEPTH:
+            numbers = _sequence(numbers, _literal(", "), _DEPTH)
+        if self.notation is Notation.JSON:
+            key = "bbox_2d" if self.shape is Shape.BOXES else "point_2d"
+            start = _sequence(_SPACE, _literal(f'{{"{key}": ['))
+            item = _sequence(start, numbers, _literal("]"), _LABEL, _literal("}"))
+            items = _sequence(_listed(item, ",", self.max_items), _optional(_literal("\n")))
+            return _sequence(_FENCE, _literal("["), _optional(items), _END)
+        if self.shape is Shape.BOXES:
+            return _sequence(_literal("["), _optional(numbers), _END)
+        styles = (
+            _listed(_sequence(_literal(left), numbers, _literal(right)), ", ", self.max_items)
+            for left, right in ("()", "[]")
+        )
+        return _sequence(_literal("["), _optional(_choice(*styles)), _END)
+
+
+@dataclass(frozen=True)
+class JsonSchema:
+    """A JSON object or array that a JSON schema describes.
+
+    vLLM's structured outputs and llama.cpp's server take `schema` as it is. Raises ValueError for a
+    schema of anything else at the top, of which the end could not be told from a part of it.
+    """
+
+    schema: Mapping[str, Any] = field(hash=False)
+
+    def __post_init__(self) -> None:
+        if self.schema.get("type") not in ("object", "array"):
+            raise ValueError(
+                'the schema of an answer must have "type": "object" or "array" at the top, not '
+                f"{self.schema.get('type')!r}: put the value into an object"
+            )
+
+    def lark(self, sent: tuple[int, int], prefix: str = "") -> str:
+        """A grammar for llguidance, as that of CoordinateList; `sent` makes no difference."""
+        space = {"whitespace_flexible": True, "whitespace_pattern": _JSON_SPACE}
+        schema = json.dumps({**self.schema, "x-guidance": space})
+        return f"start: {prefix} answer\nanswer: %json {schema}"
+
+
+AnswerFormat: TypeAlias = CoordinateList | JsonSchema
+
+
+def answer_format(kind: TaskKind, family: Family, max_points: int = 0) -> AnswerFormat | None:
+    """The format of the answers of `family` to a task, or None where any text is an answer.
+
+    `max_points` bounds lists of points; with 0 the task does, or what an answer has room for. An
     affordance is one point for families that point at affordances, and boxes for the others.
     """
-    if kind is TaskKind.ASK:
+    task, answer_type = TASKS[kind], family.answer_type(kind)
+    if answer_type is AnswerType.TEXT:
         return None
+    if answer_type is AnswerType.DATA:
+        return JsonSchema(task.schema or {})
     # Models write what their prompts show.
     notation = Notation.JSON if "JSON" in family.template(kind) else Notation.TUPLES
-    if kind is TaskKind.GROUNDING or (
-        kind is TaskKind.AFFORDANCE and not family.affordance_is_point
-    ):
+    shape, items = Shape.POINTS, max_points or task.max_items or _MOST_POINTS
+    if answer_type is AnswerType.REGIONS:
         shape, items = Shape.BOXES, _MOST_BOXES if notation is Notation.JSON else 1
-    elif kind is TaskKind.AFFORDANCE:
-        shape, items = Shape.POINTS, 1
-    elif kind is TaskKind.TRAJECTORY:
-        shape = Shape.POINTS_WITH_DEPTH if family.has_depth else Shape.POINTS
-        items = max_points or _MOST_WAYPOINTS
-    else:
-        shape, items = Shape.POINTS, max_points or _MOST_POINTS
-    return AnswerForm(shape, notation, family.frame, family.axis_order, min(items, _MOST_ITEMS))
+    elif task.answer is AnswerType.REGIONS:  # a point of the region
+        items = 1
+    elif answer_type is AnswerType.WAYPOINTS and family.has_depth:
+        shape = Shape.POINTS_WITH_DEPTH
+    return CoordinateList(shape, notation, family.frame, family.axis_order, min(items, _MOST_ITEMS))
 
 
+class _Expression(NamedTuple):
+    """One expression in three syntaxes."""
+
+    regex: str
+    gbnf: str
+    lark: str
+
+
+def _literal(text: str) -> _Expression:
+    # re.escape() also escapes spaces, which not every engine's syntax has.
+    escaped = re.sub(r"[\[\](){}.]", r"\\\g<0>", text).replace("\n", r"\n")
+    return _Expression(escaped, json.dumps(text), json.dumps(text))
+
+
+def _character(of: str) -> _Expression:
+    return _Expression(of, of, f"/{of}/")
+
+
+def _sequence(*parts: _Expression) -> _Expression:
+    return _Expression(
+        "".join(part.regex for part in parts),
+        " ".join(part.gbnf for part in parts),
+        " ".join(part.lark for part in parts),
+    )
+
+
+def _choice(*parts: _Expression) -> _Expression:
+    return _Expression(
+        f"(?:{'|'.join(part.regex for part in parts)})",
+        f"({' | '.join(part.gbnf for part in parts)})",
+        f"({' | '.join(part.lark for part in parts)})",
+    )
+
+
+def _repeated(part: _Expression, least: int, most: int) -> _Expression:
+    count = f"{{{least},{most}}}"
+    return _Expression(f"(?:{part.regex}){count}", f"({part.gbnf}){count}", f"({part.lark}){count}")
+
+
+def _optional(part: _Expression) -> _Expression:
+    return _repeated(part, 0, 1)
+
+
+def _listed(item: _Expression, separator: str, most: int) -> _Expression:
+    if most == 1:
+        return item  # no syntax has a repetition of 0 to 0
+    return _sequence(item, _repeated(_sequence(_literal(separator), item), 0, most - 1))
+
+
+def _up_to(last: int) -> _Expression:
+    """The integers from 0 to `last`, without leading zeros."""
+    digits = str(last)
+    numbers = [["[0]"]]
+    numbers += [["[1-9]"] + ["[0-9]"] * (width - 1) for width in range(1, len(digits))]
+    # Those of the same width that have the digits of `last` up to a place, and a smaller one there.
+    for place, digit in enumerate(digits):
+        least = 0 if place else 1
+        if int(digit) > least:
+            same = [f"[{before}]" for before in digits[:place]]
+            rest = ["[0-9]"] * (len(digits) - place - 1)
+            numbers.append([*same, f"[{least}-{int(digit) - 1}]", *rest])
+    if last:
+        numbers.append([f"[{digit}]" for digit in digits])
+    return _choice(*(_sequence(*map(_character, number)) for number in numbers))
+
+
+def _point(frame: CoordinateFrame, largest: tuple[int, int]) -> _Expression:
+    is_fraction = frame is CoordinateFrame.RELATIVE_1
+    first, second = (_FRACTION if is_fraction else _up_to(last) for last in largest)
+    return _sequence(first, _literal(", "), second)
+
+
+def _box(frame: CoordinateFrame, largest: tuple[int, int]) -> _Expression:
+    corner = _point(frame, largest)
+    return _sequence(corner, _literal(", "), corner)
+
+
+def _box_without_area(frame: CoordinateFrame, largest: tuple[int, int]) -> str:
+    """A regular expression of the boxes with x1 = x2 or y1 = y2.
+
+    It lists every coordinate, and llguidance excludes it at little cost because it builds only the
+    states that an answer visits. An expression of all other boxes would list pairs of coordinates.
+    """
+    twice = []
+    for last in largest:
+        numbers = [str(number) for number in range(last + 1)]
+        if frame is CoordinateFrame.RELATIVE_1:  # 0.5 is 0.50
+            numbers = [f"{number / 1000:.3f}".rstrip("0") + "0*" for number in range(last + 1)]
+        twice.append("|".join(f"{number}, [0-9.]+, {number}" for number in numbers))
+    return f"(?:{twice[0]}), [0-9.]+|[0-9.]+, (?:{twice[1]})"
+
+
+_DIGIT = _character("[0-9]")
+_DECIMALS = _repeated(_DIGIT, 1, 3)
+_FRACTION = _choice(
+    _sequence(_literal("0."), _DECIMALS),
+    _sequence(_literal("1."), _repeated(_literal("0"), 1, 3)),
+)
+_DEPTH = _sequence(
+    _choice(_literal("0"), _sequence(_character("[1-9]"), _optional(_DIGIT))),
+    _optional(_sequence(_literal("."), _DECIMALS)),
+)
 # What models write between the parts of JSON, and after a list in one token with its bracket.
-_SPACE = r"(?: |\n(?:\t| {2,4})?)?"
-_FENCE = r"(?:```json\n)?"
-_LABEL = rf'(?:, "label": "{LABEL_CHARACTER}{{0,{MAX_LABEL_CHARS}}}")?'
-_DEPTH = r"(?:0|[1-9][0-9]?)(?:\.[0-9]{1,3})?"
-_END = r"\](?:</answer>|\n{1,2}(?:```)?)?"
-
-
-def next_part(form: AnswerForm, sent: tuple[int, int], text: str) -> str | None:
-    """A regular expression of the part of an answer after `text`, None when it is complete.
-
-    `text` is "" or all parts so far. A part has ended as soon as it matches. An answer with points
-    is one part; a box has two, since its second corner lies right of and below the first one: an
-    expression of all boxes would be as large as the image. `sent` is (width, height) in pixels of
-    the image as sent. Raises ValueError for pixels of an image that has none.
-    """
-    if form.frame is CoordinateFrame.SENT_PIXELS and min(sent) < 1:
-        raise ValueError(f"an image of {sent[0]}x{sent[1]} pixels has no place to answer with")
-    if form.shape is not Shape.BOXES:
-        return None if text else _points(form, sent)
-    if not text:
-        return _FENCE * (form.notation is Notation.JSON) + _first_corner(form, sent)
-    return _second_corner(form, sent, text) if text.endswith(",") else None
-
-
-def _points(form: AnswerForm, sent: tuple[int, int]) -> str:
-    first, second = (_number(form, 0, last) for last in _last_places(form, sent))
-    numbers = f"{first}, {second}"
-    if form.shape is Shape.POINTS_WITH_DEPTH:
-        numbers += f", {_DEPTH}"
-    more = form.max_items - 1
-    if form.notation is Notation.JSON:
-        point = rf'{_SPACE}\{{"point_2d": \[{numbers}\]{_LABEL}\}}'
-        return rf"{_FENCE}\[(?:{point}(?:,{point}){{0,{more}}}\n?)?{_END}"
-    styles = (
-        rf"{opening}{numbers}{closing}(?:, {opening}{numbers}{closing}){{0,{more}}}"
-        for opening, closing in ((r"\(", r"\)"), (r"\[", r"\]"))
+_INDENT = _choice(_literal("\t"), _repeated(_literal(" "), 2, 4))
+_SPACE = _optional(_choice(_literal(" "), _sequence(_literal("\n"), _optional(_INDENT))))
+_FENCE = _optional(_literal("```json\n"))
+_LABEL = _optional(
+    _sequence(
+        _literal(', "label": "'),
+        _repeated(_character(LABEL_CHARACTER), 0, MAX_LABEL_CHARS),
+        _literal('"'),
     )
-    return rf"\[(?:{'|'.join(styles)})?{_END}"
-
-
-def _first_corner(form: AnswerForm, sent: tuple[int, int]) -> str:
-    """An answer up to the comma after its first corner, or one without boxes."""
-    return rf"\[(?:{_box_start(form, sent)}|{_END})"
-
-
-def _second_corner(form: AnswerForm, sent: tuple[int, int], text: str) -> str:
-    """What follows the comma after the first corner of a box, up to that of the next box."""
-    corner = re.search(r"([0-9.]+), ([0-9.]+),$", text)
-    if corner is None:
-        raise ValueError(f"this is not the start of a box: {text!r}")
-    first, second = (
-        _number(form, _units(form, low) + 1, high)
-        for low, high in zip(corner.groups(), _spans(form, sent))
-    )
-    if form.notation is Notation.TUPLES:
-        return f" {first}, {second}{_END}"
-    box = rf" {first}, {second}\]{_LABEL}\}}"
-    if text.count('"bbox_2d"') < form.max_items:
-        return rf"{box}(?:,{_box_start(form, sent)}|\n?{_END})"
-    return rf"{box}\n?{_END}"
-
-
-def _box_start(form: AnswerForm, sent: tuple[int, int]) -> str:
-    first, second = (_number(form, 0, high - 1) for high in _spans(form, sent))
-    if form.notation is Notation.TUPLES:
-        return f"{first}, {second},"
-    return rf'{_SPACE}\{{"bbox_2d": \[{first}, {second},'
-
-
-def _spans(form: AnswerForm, sent: tuple[int, int]) -> tuple[int, int]:
-    """Units across the image in the order of the numbers: whole ones, or the finest decimals."""
-    if form.frame is CoordinateFrame.SENT_PIXELS:
-        return sent if form.axis_order == "xy" else (sent[1], sent[0])
-    span = 100 if form.frame is CoordinateFrame.RELATIVE_100 else 1000
-    return span, span
-
-
-def _last_places(form: AnswerForm, sent: tuple[int, int]) -> tuple[int, int]:
-    """The largest coordinates of a point: a pixel, or the border itself."""
-    first, second = _spans(form, sent)
-    is_pixel = form.frame is CoordinateFrame.SENT_PIXELS
-    return first - is_pixel, second - is_pixel
-
-
-def _units(form: AnswerForm, number: str) -> int:
-    is_decimal = form.frame is CoordinateFrame.RELATIVE_1
-    return round(float(number) * 10**_DECIMALS) if is_decimal else int(number)
-
-
-def _number(form: AnswerForm, low: int, high: int) -> str:
-    """The numbers from `low` to `high` units."""
-    if form.frame is CoordinateFrame.RELATIVE_1:
-        return decimal_range(low, high)
-    return integer_range(low, high)
-
-
-def integer_range(low: int, high: int) -> str:
-    """A regular expression of the integers from `low` (0 or more) to `high`, without other zeros.
-
-    Raises ValueError when there are none.
-    """
-    if not 0 <= low <= high:
-        raise ValueError(f"there is no number to answer with from {low} to {high}")
-    alternatives = []
-    for digits in range(len(str(low)), len(str(high)) + 1):
-        first = max(low, 10 ** (digits - 1) if digits > 1 else 0)
-        last = min(high, 10**digits - 1)
-        alternatives += _same_width(str(first), str(last))
-    return f"(?:{'|'.join(alternatives)})"
-
-
-def decimal_range(low: int, high: int) -> str:
-    """A regular expression of the numbers from `low` to `high` thousandths, with 1 to 3 decimals.
-
-    Both are from 0 to 1000. Raises ValueError when there is no such number.
-    """
-    if not 0 <= low <= high <= 10**_DECIMALS:
-        raise ValueError(f"there is no number to answer with from {low} to {high} thousandths")
-    alternatives = []
-    for decimals in range(1, _DECIMALS + 1):
-        step = 10 ** (_DECIMALS - decimals)
-        first, last = -(-low // step), high // step
-        if last == 10**decimals:
-            alternatives.append(rf"1\.0{{{decimals}}}")
-            last -= 1
-        if first <= last:
-            widths = (f"{number:0{decimals}}" for number in (first, last))
-            alternatives.append(rf"0\.(?:{'|'.join(_same_width(*widths))})")
-    return f"(?:{'|'.join(alternatives)})"
-
-
-def _same_width(low: str, high: str) -> list[str]:
-    """Expressions that together match the digit strings from `low` to `high`, all of one width."""
-    if not low:
-        return [""]
-    width = len(low) - 1
-    if low[0] == high[0]:
-        return [low[0] + rest for rest in _same_width(low[1:], high[1:])]
-    if low[1:] == "0" * width and high[1:] == "9" * width:
-        return [f"[{low[0]}-{high[0]}]" + "[0-9]" * width]
-    parts = [low[0] + rest for rest in _same_width(low[1:], "9" * width)]
-    if int(low[0]) + 1 < int(high[0]):
-        parts.append(f"[{int(low[0]) + 1}-{int(high[0]) - 1}]" + "[0-9]" * width)
-    return parts + [high[0] + rest for rest in _same_width("0" * width, high[1:])]
+)
+_END = _sequence(
+    _literal("]"),
+    _optional(
+        _choice(
+            _literal("</answer>"),
+            _sequence(_repeated(_literal("\n"), 1, 2), _optional(_literal("```"))),
+        )
+    ),
+)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from robobrain_ros.core.answer_formats import answer_form
+from robobrain_ros.core.answer_formats import answer_format
 from robobrain_ros.core.arrays import FloatArray
 from robobrain_ros.core.cancellation import StopSignal
 from robobrain_ros.core.coordinates import boxes_to_image_pixels, to_image_pixels
@@ -106,7 +106,7 @@ def infer(
         prompt=family.build_prompt(query.kind, text=query.text, **query.values),
         opening=opening,
         max_new_tokens=query.max_new_tokens,
-        form=answer_form(query.kind, family, query.max_points),
+        form=answer_format(query.kind, family, query.max_points),
         stop=stop,
         report=report,
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from robobrain_ros.core.answer_formats import AnswerForm
+from robobrain_ros.core.answer_formats import AnswerFormat
 from robobrain_ros.core.arrays import RgbImage
 
 
@@ -44,7 +44,7 @@ class GenerationRequest:
     prompt: str
     opening: str = ""
     max_new_tokens: int = 768
-    form: AnswerForm | None = None
+    form: AnswerFormat | None = None
     stop: Callable[[], bool] = never_stop
     report: Report | None = None
 

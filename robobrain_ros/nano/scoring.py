@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from robobrain_ros.core.answer_formats import answer_form
+from robobrain_ros.core.answer_formats import answer_format
 from robobrain_ros.core.coordinates import boxes_to_image_pixels, to_image_pixels
 from robobrain_ros.core.parsing import Answer, AnswerError, EmptyAnswer, parse_answer
 from robobrain_ros.core.requests import Generation, GenerationRequest
@@ -60,7 +60,7 @@ def ask(
     """
     prompt = engine.family.build_prompt(question.task, text=question.text)
     opening = engine.family.openings[think]
-    form = answer_form(question.task, engine.family)
+    form = answer_format(question.task, engine.family)
     request = GenerationRequest(view.rgb, prompt, opening, MAX_NEW_TOKENS, form)
     generation = generate(engine, request)
     refusing = question.topic is Topic.REFUSAL

@@ -15,7 +15,7 @@ pytest.importorskip("mujoco")
 from PIL import Image  # noqa: E402
 from transformers import Qwen2_5_VLForConditionalGeneration  # noqa: E402
 
-from robobrain_ros.core.answer_formats import answer_form  # noqa: E402
+from robobrain_ros.core.answer_formats import answer_format  # noqa: E402
 from robobrain_ros.core.requests import GenerationRequest  # noqa: E402
 from robobrain_ros.core.tasks import TaskKind, Think  # noqa: E402
 from robobrain_ros.engines import create_engine  # noqa: E402
@@ -315,7 +315,7 @@ def test_answers_that_fit_their_form_are_not_changed_by_it():
     opening = FAMILY.openings[Think.DEFAULT]
     kinds = set()
     for _, question in evaluate.questions_about([view]):
-        form = answer_form(question.task, FAMILY)
+        form = answer_format(question.task, FAMILY)
         prompt = FAMILY.build_prompt(question.task, text=question.text)
         request = GenerationRequest(view.rgb, prompt, opening, 160, form)
         under_form, alone = generate(held, request), generate(free, request)

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from robobrain_ros.core.answer_formats import answer_form  # noqa: E402
+from robobrain_ros.core.answer_formats import answer_format  # noqa: E402
 from robobrain_ros.core.parsing import EmptyAnswer, parse_answer  # noqa: E402
 from robobrain_ros.core.requests import FinishReason, GenerationRequest, Stage  # noqa: E402
 from robobrain_ros.core.tasks import TaskKind  # noqa: E402
@@ -30,7 +30,7 @@ def requests(engine):
     kinds = (TaskKind.POINT, TaskKind.ASK, TaskKind.GROUNDING, TaskKind.TRAJECTORY)
     combinations = itertools.product(PROMPTS, kinds, (0, 1))
     for number, (prompt, kind, frame) in enumerate(combinations):
-        form = answer_form(kind, engine.family, 2)
+        form = answer_format(kind, engine.family, 2)
         image = None if kind is TaskKind.ASK and frame else FRAMES[frame]
         yield GenerationRequest(image, prompt, "", 6 + number % 40, form)
 
@@ -94,7 +94,7 @@ def test_few_words_about_a_known_image_are_read_with_the_others(engine):
 
 
 def test_a_form_spares_steps_and_ends_the_answer(engine):
-    form = answer_form(TaskKind.GROUNDING, engine.family)
+    form = answer_format(TaskKind.GROUNDING, engine.family)
     steps = []
     step = engine._parts.step
     engine._parts.__dict__["step"] = lambda new: steps.append(new) or step(new)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from robobrain_ros.core.answer_formats import answer_form  # noqa: E402
+from robobrain_ros.core.answer_formats import answer_format  # noqa: E402
 from robobrain_ros.core.families import FAMILIES  # noqa: E402
 from robobrain_ros.core.requests import GenerationRequest  # noqa: E402
 from robobrain_ros.core.tasks import TaskKind  # noqa: E402
@@ -72,7 +72,7 @@ def test_only_flat_lists_of_whole_numbers_are_guessed_at():
         (name, kind): Drafter.knows(form)
         for name, family in FAMILIES.items()
         for kind in TaskKind
-        if (form := answer_form(kind, family)) is not None
+        if (form := answer_format(kind, family)) is not None
     }
     assert known["robobrain2", TaskKind.TRAJECTORY] and known["robobrain2", TaskKind.GROUNDING]
     assert not all(known.values())
@@ -81,7 +81,7 @@ def test_only_flat_lists_of_whole_numbers_are_guessed_at():
 @pytest.fixture
 def asked(engine):
     """Requests for answers of forty tokens and more, which random weights give to some words."""
-    form = answer_form(TaskKind.POINT, engine.family, 12)
+    form = answer_format(TaskKind.POINT, engine.family, 12)
     requests = (GenerationRequest(IMAGE, "the cup " * n, "", 90 - n, form) for n in range(1, 50))
     long = (request for request in requests if generate(engine, request).tokens_out >= 40)
     return list(itertools.islice(long, 4))

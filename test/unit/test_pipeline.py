@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from robobrain_ros.core.answer_formats import answer_form
+from robobrain_ros.core.answer_formats import answer_format
 from robobrain_ros.core.cancellation import StopSignal
 from robobrain_ros.core.errors import BrainError, ErrorCode
 from robobrain_ros.core.families import FAMILIES
@@ -196,7 +196,7 @@ def test_the_answers_form_is_that_of_task_family_and_max_points():
     for query in (Query(TaskKind.POINT, "x", max_points=3), Query(TaskKind.ASK, "x")):
         inferred(engine, query, view, stop)
     point, ask = engine.requests
-    assert point.form == answer_form(TaskKind.POINT, engine.family, 3)
+    assert point.form == answer_format(TaskKind.POINT, engine.family, 3)
     assert ask.form is None
 
 

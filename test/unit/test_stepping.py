@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from robobrain_ros.core.answer_formats import answer_form  # noqa: E402
+from robobrain_ros.core.answer_formats import answer_format  # noqa: E402
 from robobrain_ros.core.requests import GenerationRequest  # noqa: E402
 from robobrain_ros.core.tasks import TaskKind  # noqa: E402
 from robobrain_ros.engines.local import decode  # noqa: E402
@@ -40,7 +40,7 @@ def answers(engine):
     """Of many rows that come and go, with one token and with several at a step."""
     engine.forget()
     kinds = itertools.cycle((TaskKind.POINT, TaskKind.ASK, TaskKind.GROUNDING))
-    forms = (answer_form(kind, engine.family) for kind in kinds)
+    forms = (answer_format(kind, engine.family) for kind in kinds)
     asked = [
         GenerationRequest(FRAMES[n % 2], "the cup" * n, "", 5 + 7 * n, form)
         for n, form in zip(range(1, 10), forms, strict=False)

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers that cannot fail to parse: which tokens may come next, and which ones must.
+"""Constrained decoding: which tokens may come next in an answer, and which ones must.
 
-A model that answers under a Constraint writes what its AnswerForm allows and nothing else: inside
-the image, with every bracket closed. Much of such an answer is punctuation that follows from what
-stands before it: the model need not be asked for it.
+A model that decodes under a Constraint writes answers in their AnswerFormat and nothing else.
+Much of such an answer is punctuation that follows from what stands before it, and the model need
+not be asked for it.
 """
 
-import copy
 from collections.abc import Collection, Sequence
 from functools import lru_cache, partial
 
@@ -16,15 +15,18 @@ from llguidance import LLMatcher, LLTokenizer
 from llguidance.hf import from_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from robobrain_ros.core.answer_formats import LABEL_CHARACTER, AnswerForm, next_part
+from robobrain_ros.core.answer_formats import LABEL_CHARACTER, AnswerFormat
 
 _THINK, _END_OF_THOUGHT, _ANSWER = "<think>", "</think>", "<answer>"
-_KEPT_MATCHERS = 64
+_CACHED_MATCHERS = 64
+# Copies of a matcher share its automaton, which grows with every box that was not seen before.
+# Its limit of 250,000 states was reached after 14,000 boxes; here it has a tenth of that at most.
+_ANSWERS_PER_MATCHER = 150
 _SLICE_LENGTHS = (10, 20, 30)  # each takes 13 MB for 151,000 tokens
 
 
 class Grammar:
-    """What a checkpoint's tokens spell; made once per engine.
+    """Compiler of answer formats for the vocabulary of one checkpoint; made once per engine.
 
     Of 151,000 tokens that takes 1 s, and 80 MB are kept.
     """
@@ -49,30 +51,37 @@ class Grammar:
             tokenizer, n_vocab=vocabulary_size, eos_token=sorted(self.end_ids), slices=slices
         )
         tag = self.tokenize(_ANSWER.encode())
-        self.tag_id = tag[0] if len(tag) == 1 else None
-        self._compiled = lru_cache(maxsize=_KEPT_MATCHERS)(partial(_compile, self._tokens))
-        self._first_part = lru_cache(maxsize=_KEPT_MATCHERS)(next_part)
+        self._tag_id = tag[0] if len(tag) == 1 else None
+        self._compiled = lru_cache(maxsize=_CACHED_MATCHERS)(partial(_compile, self._tokens))
+        self._answers = 0
 
-    def constrain(self, form: AnswerForm, sent_size: tuple[int, int], opening: str) -> "Constraint":
+    def constrain(
+        self, answer_format: AnswerFormat, sent_size: tuple[int, int], opening: str
+    ) -> "Constraint":
         """The constraint of one answer.
 
         `sent_size` is (width, height) of the image as the model sees it, `opening` the text that
         opens its turn. When that ends inside the thinking, anything may come until </think>, and
         then <answer> must. Raises ValueError for an answer in pixels without an image, and
-        RuntimeError when the form can't be compiled.
+        RuntimeError when the format can't be compiled.
         """
+        self._answers += 1
+        if self._answers % _ANSWERS_PER_MATCHER == 0:
+            self._compiled.cache_clear()
         is_thinking = _THINK in opening.rpartition(_END_OF_THOUGHT)[2]
-        return Constraint(self, form, sent_size, is_thinking)
+        return Constraint(self, answer_format, sent_size, is_thinking)
 
-    def part(
-        self, form: AnswerForm, sent: tuple[int, int], text: str, tag: str
-    ) -> LLMatcher | None:
-        """A matcher of `tag` and what comes after `text`; None when the answer is complete."""
-        part = next_part(form, sent, text) if text else self._first_part(form, sent, text)
-        # A copy costs microseconds and shares what its original has learnt.
-        return None if part is None else self._compiled(tag + part).deep_copy()
+    def matcher(self, lark: str) -> LLMatcher:
+        """A new matcher of a grammar."""
+        return self._compiled(lark).deep_copy()
 
-    def spelling(self, token_ids: Sequence[int]) -> bytes:
+    def tag_after(self, begun: bytes) -> str:
+        """<answer> as an expression of Lark, without its bytes that the last token has `begun`."""
+        if not begun and self._tag_id is not None:
+            return f"<[{self._tag_id}]>"
+        return f'"{_ANSWER[len(begun) :]}"'
+
+    def decode(self, token_ids: Sequence[int]) -> bytes:
         """What tokens spell, which may end within a character."""
         return self._tokens.decode_bytes(list(token_ids))
 
@@ -82,27 +91,28 @@ class Grammar:
 
 
 class Constraint:
-    """Follows one answer, token by token, and says how it may go on."""
+    """State of one answer under its format: the tokens so far, and how it may go on."""
 
     def __init__(
-        self, grammar: Grammar, form: AnswerForm, sent_size: tuple[int, int], is_thinking: bool
+        self,
+        grammar: Grammar,
+        answer_format: AnswerFormat,
+        sent_size: tuple[int, int],
+        is_thinking: bool,
     ) -> None:
         """See `Grammar.constrain`, which makes them."""
         self._grammar = grammar
-        self._form = form
+        self._format = answer_format
         self._sent = sent_size
         self._answer: list[int] = []
-        # Compiled before the thinking too, so that what can't be is said at once.
-        self._matcher = grammar.part(form, sent_size, "", "")
-        self._mask: bytes | None = None
+        # Compiled before the thinking too, so that a format that can't be is refused at once.
+        self._matcher = grammar.matcher(answer_format.lark(sent_size))
         self._thought: bytes | None = b"" if is_thinking else None  # its last bytes
-        self._tag = ""  # what is still to be written before the answer, as text …
-        self._tag_id: int | None = None  # … or as a token, which no expression can match
 
     @property
     def finished(self) -> bool:
         """Whether the answer is complete: right after its closing bracket."""
-        return self._matcher is None
+        return self._thought is None and self._matcher.is_accepting()
 
     @property
     def answer(self) -> Sequence[int]:
@@ -112,12 +122,17 @@ class Constraint:
     def allowed(self) -> torch.Tensor | None:
         """The tokens that may come next: a bit each, in int32 words (V / 32, rounded up), on CPU.
 
-        None while anything may come (thinking). End tokens are allowed when the answer is finished.
+        None while anything may come (thinking). Only end tokens are allowed when the answer is
+        finished.
         """
         if self._thought is not None:
             return None
-        words = -(-self._grammar.vocabulary_size // 32)
-        return torch.frombuffer(bytearray(self._bits()[: 4 * words]), dtype=torch.int32)
+        size = self._grammar.vocabulary_size
+        if self.finished:
+            bits = _set_bits(self._grammar.end_ids, size)
+        else:
+            bits = self._matcher.compute_bitmask()
+        return torch.frombuffer(bytearray(bits[: -(-size // 32) * 4]), dtype=torch.int32)
 
     def forced(self) -> list[int]:
         """The tokens that must come next, [] when there is a choice; to be given to `accept`.
@@ -125,14 +140,17 @@ class Constraint:
         They go on until the next choice, or to the end of the answer: its last bracket is forced
         where nothing else can come, although tokens may exist that spell more than the bracket.
         """
-        tokens = self._forced_here()
-        if not tokens:
-            return []
-        ahead = copy.copy(self)
-        ahead._answer = self._answer.copy()
-        ahead._matcher = self._matcher and self._matcher.deep_copy()
-        ahead.accept(tokens)
-        return tokens + ahead.forced()
+        forced: list[int] = []
+        if self._thought is not None:
+            return forced
+        ahead = self._matcher.deep_copy()
+        while not ahead.is_accepting():
+            tokens = ahead.compute_ff_tokens() or self._forced_end(ahead)
+            if not tokens:
+                break
+            ahead.consume_tokens(tokens)
+            forced += tokens
+        return forced
 
     def accept(self, token_ids: Sequence[int]) -> None:
         """Go on by tokens that were generated.
@@ -141,12 +159,9 @@ class Constraint:
         """
         for token_id in token_ids:
             if self._thought is not None:
-                self._think(self._thought + self._grammar.spelling([token_id]))
-            elif self._tag_id is not None and token_id == self._tag_id:
-                self._tag_id = None
-            elif self._tag_id is not None or not self._consume(token_id):
+                self._think(self._thought + self._grammar.decode([token_id]))
+            elif not self._consume(token_id):
                 raise self._refusal(token_id)
-            self._mask = None
 
     def _think(self, thought: bytes) -> None:
         """Look for the end of the thinking in its last bytes."""
@@ -156,42 +171,28 @@ class Constraint:
             return
         self._thought = None
         # The last token may have begun the tag ("><"); anything else in it is passed over.
-        begun = len(rest) if _ANSWER.encode().startswith(rest) else 0
-        if not begun and self._grammar.tag_id is not None:
-            self._tag_id = self._grammar.tag_id
-            return
-        self._tag = _ANSWER[begun:]
-        self._matcher = self._grammar.part(self._form, self._sent, "", self._tag)
+        begun = rest if _ANSWER.encode().startswith(rest) else b""
+        prefix = self._grammar.tag_after(begun)
+        self._matcher = self._grammar.matcher(self._format.lark(self._sent, prefix))
 
     def _consume(self, token_id: int) -> bool:
-        """Go on by a token of the answer, and tell whether it was allowed."""
-        if self._matcher is None:
+        """Go on by a token of the answer, and return whether it was allowed."""
+        if self.finished:
             return token_id in self._grammar.end_ids
         is_token = 0 <= token_id < self._grammar.vocabulary_size
         if not is_token or not self._matcher.try_consume_tokens([token_id]):
             return False
         self._answer.append(token_id)
-        if self._matcher.is_accepting():
-            text = self._grammar.spelling(self._answer).decode().removeprefix(self._tag)
-            self._matcher = self._grammar.part(self._form, self._sent, text, "")
         return True
 
     def _refusal(self, token_id: int) -> ValueError:
         is_token = 0 <= token_id < self._grammar.vocabulary_size
-        spelling = self._grammar.spelling([token_id]) if is_token else b""
-        before = self._grammar.spelling(self._answer)
+        spelling = self._grammar.decode([token_id]) if is_token else b""
+        before = self._grammar.decode(self._answer)
         return ValueError(
             f"token {token_id} ({spelling.decode(errors='replace')!r}) can't come after "
-            f"{before.decode(errors='replace')!r} in an answer of this form"
+            f"{before.decode(errors='replace')!r} in an answer of this format"
         )
-
-    def _forced_here(self) -> list[int]:
-        """Forced tokens, to the end of this part of the answer at most."""
-        if self._thought is not None or self._matcher is None:
-            return []
-        if self._tag_id is not None:
-            return [self._tag_id]
-        return self._matcher.compute_ff_tokens() or self._forced_end(self._matcher)
 
     def _forced_end(self, matcher: LLMatcher) -> list[int]:
         """The tokens that end the answer, if it can only end.
@@ -200,24 +201,12 @@ class Constraint:
         one it makes no difference.
         """
         spelling = matcher.compute_ff_bytes()
-        if not spelling.endswith(b"]"):
+        if not spelling.endswith((b"]", b"}")):
             return []
         tokens = self._grammar.tokenize(spelling)
         ahead = matcher.deep_copy()
         ends = ahead.try_consume_tokens(tokens) == len(tokens) and ahead.is_accepting()
         return tokens if ends else []
-
-    def _bits(self) -> bytes:
-        """A bit for each token, the first one lowest; computed once per token."""
-        if self._mask is None:
-            size = self._grammar.vocabulary_size
-            if self._tag_id is not None:
-                self._mask = _set_bits([self._tag_id], size)
-            elif self._matcher is None:
-                self._mask = _set_bits(self._grammar.end_ids, size)
-            else:
-                self._mask = self._matcher.compute_bitmask()
-        return self._mask
 
 
 def restrict(logits: torch.Tensor, constraint: Constraint) -> None:
@@ -238,8 +227,8 @@ def _set_bits(places: Collection[int], size: int) -> bytes:
     return bits.to_bytes(-(-size // 32) * 4, "little")
 
 
-def _compile(tokens: LLTokenizer, expression: str) -> LLMatcher:
-    matcher = LLMatcher(tokens, LLMatcher.grammar_from_regex(expression))
+def _compile(tokens: LLTokenizer, lark: str) -> LLMatcher:
+    matcher = LLMatcher(tokens, LLMatcher.grammar_from_lark(lark))
     if matcher.is_error():
-        raise RuntimeError(f"this form can't be compiled: {matcher.get_error()[:500]}")
+        raise RuntimeError(f"this answer format can't be compiled: {matcher.get_error()[:500]}")
     return matcher

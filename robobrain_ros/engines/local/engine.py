@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from robobrain_ros.core.answer_formats import answer_form
+from robobrain_ros.core.answer_formats import answer_format
 from robobrain_ros.core.requests import FinishReason, Generation, GenerationRequest, Stage
 from robobrain_ros.core.tasks import TaskKind, Think
 from robobrain_ros.engines.base import (
@@ -142,7 +142,7 @@ class TransformersEngine:
         """
         image = np.full((_WARM_UP_SIDE, _WARM_UP_SIDE, 3), 128, np.uint8)
         opening = self.family.openings[Think.DEFAULT]
-        form = answer_form(TaskKind.POINT, self.family, 1)
+        form = answer_format(TaskKind.POINT, self.family, 1)
         for together in _WARM_UP_ROWS:
             for _ in range(together):
                 self.start(GenerationRequest(image, "the cup", opening, 8, form))

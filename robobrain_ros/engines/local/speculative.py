@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerFast
 
-from robobrain_ros.core.answer_formats import AnswerForm, Notation, Shape
+from robobrain_ros.core.answer_formats import AnswerFormat, CoordinateList, Notation, Shape
 from robobrain_ros.core.families import CoordinateFrame
 
 _AXES = 2
@@ -34,11 +34,14 @@ class Drafter:
         return cls(ids) if len(ids) == len(set(ids)) == 10 else None
 
     @staticmethod
-    def knows(form: AnswerForm) -> bool:
-        """Whether answers of this form are what `draft` guesses at."""
-        whole = form.frame is not CoordinateFrame.RELATIVE_1
-        flat = form.shape in (Shape.POINTS, Shape.BOXES) and form.notation is Notation.TUPLES
-        return whole and flat
+    def knows(expected: AnswerFormat) -> bool:
+        """Whether answers in this format are what `draft` guesses at."""
+        return (
+            isinstance(expected, CoordinateList)
+            and expected.frame is not CoordinateFrame.RELATIVE_1
+            and expected.shape in (Shape.POINTS, Shape.BOXES)
+            and expected.notation is Notation.TUPLES
+        )
 
     def draft(self, answer: Sequence[int]) -> list[int]:
         """The tokens that may come after the tokens of an answer so far; [] without a guess."""
