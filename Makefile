@@ -20,6 +20,8 @@ VENV_PYTHON := $(VENV)/bin/python
 DONE := $(VENV)/done
 BUILT := build/.done
 ROBOSUITE := robosuite==1.5.2
+# Qwen's vocabulary, for tests and benchmarks.
+DASHSCOPE := dashscope==2.0.2
 REQUIREMENTS := requirements.txt $(foreach purpose,models sim view dev,requirements-$(purpose).txt)
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements-models.txt)
 PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check install
@@ -151,7 +153,7 @@ $(DONE)/$(TORCH): | $(DONE)/ros
 $(DONE)/libraries: $(REQUIREMENTS) $(DONE)/$(TORCH)
 	@echo "[4/5] libraries of the node, models, simulator, view and tests"
 	@$(PIP) $(addprefix -r ,$(REQUIREMENTS)) $(PIP_OUTPUT)
-	@$(PIP) --no-deps $(ROBOSUITE) $(PIP_OUTPUT)
+	@$(PIP) --no-deps $(ROBOSUITE) $(DASHSCOPE) $(PIP_OUTPUT)
 	@touch $@
 
 CHECK_EGL := MUJOCO_GL=egl $(VENV_PYTHON) -c 'import mujoco; mujoco.GLContext(16, 16).make_current()'

@@ -57,6 +57,17 @@ def engine(checkpoint):
     engine.close()
 
 
+@pytest.fixture(scope="session")
+def qwen_tokenizer():
+    """Qwen2.5-VL's tokenizer, with its real vocabulary."""
+    from support import qwen_vocabulary
+
+    try:
+        return qwen_vocabulary.qwen_tokenizer()
+    except qwen_vocabulary.VocabularyMissing as missing:
+        pytest.skip(str(missing))
+
+
 @pytest.fixture(scope="module")
 def still_cameras(ros):
     """Where tests publish camera topics from: see `cameras.StillCameras`."""
