@@ -37,12 +37,18 @@ from numpy.typing import NDArray
 from reference import FAMILY, Question, Reference
 
 from robobrain_ros.core.answer_formats import answer_format
-from robobrain_ros.core.requests import Generation, GenerationRequest
+from robobrain_ros.core.requests import (
+    Generation,
+    GenerationOptions,
+    GenerationRequest,
+    user_message,
+)
 from robobrain_ros.core.tasks import TaskKind, Think
-from robobrain_ros.engines import create_engine
-from robobrain_ros.engines.base import Engine, generate, generate_together
+from robobrain_ros.engines.config import EngineConfig
 from robobrain_ros.engines.local.checkpoint import NANO_DIRECTORY
-from robobrain_ros.engines.local.scheduler import EngineWorker
+from robobrain_ros.engines.local.engine import load_local_engine
+from robobrain_ros.engines.local.scheduler import Scheduler
+from robobrain_ros.engines.local.stepwise import StepwiseEngine, generate, generate_together
 from robobrain_ros.sim.tabletop import Tabletop
 from robobrain_ros.sim.truth import Truth
 
@@ -54,19 +60,24 @@ _WORDS = 16  # tokens of an answer in words of a model that never ends one
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture (480, 640, 3), and the names of what is on the table, largest first."""
+    """A picture (H, W, 3), and the names of what is on the table, largest first.
+
+    client_count: of the setting with a thread per client. max_tokens: of an answer in coordinates.
+    """
 
     rgb: NDArray[np.uint8]
     names: tuple[str, ...]
+    client_count: int = CLIENTS
+    max_tokens: int = 768
 
     def questions(self, words: int) -> list[Question]:
         """One of each task. words: tokens that the answer in words may have."""
-        first, second = self.names[0], self.names[-1]
+        first, second, most = self.names[0], self.names[-1], self.max_tokens
         return [
-            Question(TaskKind.POINT, f"Point to the {first}", 768),
-            Question(TaskKind.GROUNDING, f"the {second}", 768),
-            Question(TaskKind.AFFORDANCE, f"pick up the {first}", 768),
-            Question(TaskKind.TRAJECTORY, f"move the gripper to the {first}", 768),
+            Question(TaskKind.POINT, f"Point to the {first}", most),
+            Question(TaskKind.GROUNDING, f"the {second}", most),
+            Question(TaskKind.AFFORDANCE, f"pick up the {first}", most),
+            Question(TaskKind.TRAJECTORY, f"move the gripper to the {first}", most),
             Question(TaskKind.ASK, "How many objects are on the table?", words),
         ]
 
@@ -74,10 +85,10 @@ class Scene:
         """A question for each client: all tasks, about one object after the other."""
         turns = [self.names[turn:] + self.names[:turn] for turn in range(len(self.names))]
         asked = [replace(self, names=names).questions(words) for names in turns]
-        return [question for some in asked for question in some][:CLIENTS]
+        return [question for some in asked for question in some][: self.client_count]
 
 
-def scenes(count: int) -> list[Scene]:
+def scenes(count: int, clients: int) -> list[Scene]:
     """Simulated tables that no training has seen."""
     table, found = Tabletop(), []
     for seed in range(FIRST_SEED, FIRST_SEED + 1000):
@@ -85,7 +96,7 @@ def scenes(count: int) -> list[Scene]:
         truth = Truth(table)
         names = sorted(truth.askable(), key=lambda name: -truth.mask(name).sum())
         if len(names) >= 4:
-            found.append(Scene(truth.frame.rgb, tuple(names)))
+            found.append(Scene(truth.frame.rgb, tuple(names), clients))
         if len(found) == count:
             break
     table.close()
@@ -95,15 +106,14 @@ def scenes(count: int) -> list[Scene]:
 def request_for(image: NDArray[np.uint8], question: Question) -> GenerationRequest:
     """What the node asks the engine."""
     return GenerationRequest(
-        image,
-        question.prompt,
-        FAMILY.openings[Think.DEFAULT],
-        question.max_new_tokens,
-        answer_format(question.kind, FAMILY),
+        messages=(user_message(question.prompt, image),),
+        opening=FAMILY.openings[Think.DEFAULT],
+        answer_format=answer_format(question.kind, FAMILY),
+        options=GenerationOptions(max_new_tokens=question.max_new_tokens),
     )
 
 
-def in_turn(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Generation]:
+def in_turn(engine: StepwiseEngine, requests: Sequence[GenerationRequest]) -> list[Generation]:
     """Answer one request after the other."""
     return [generate(engine, request) for request in requests]
 
@@ -203,24 +213,32 @@ def compare(bench: Bench, seen: Sequence[Scene], pairs: int, words: int) -> Comp
 
 
 class Bench:
-    """Engine and reference on the engine worker's thread, where all else that computes is, too: on
-    two threads, OpenMP would have twice as many threads as there are cores, and both be slower.
+    """Engine and reference on the scheduler's thread, where all else that computes is, too: on two
+    threads, OpenMP would have twice as many threads as there are cores, and both be slower.
     """
 
-    def __init__(self, make: Callable[[], Engine], make_reference: Callable[[], Reference]) -> None:
-        self._worker = EngineWorker(make, max_batch=CLIENTS, max_pending=CLIENTS)
+    def __init__(
+        self, load: Callable[[], StepwiseEngine], load_reference: Callable[[], Reference]
+    ) -> None:
+        self.engine: Any = None
+
+        def loading() -> StepwiseEngine:
+            self.engine = load()
+            return self.engine
+
+        self._scheduler = Scheduler(loading, max_batch=CLIENTS, max_pending=CLIENTS)
         self._pool = ThreadPoolExecutor(CLIENTS)
-        self.engine: Any = self._worker.ready.result()
-        self.reference = self.run(lambda engine: make_reference())
+        self._scheduler.ready.result()
+        self.reference = self.run(lambda engine: load_reference())
 
-    def run(self, call: Callable[[Engine], Any]) -> Any:
-        """Call on the worker's thread."""
+    def run(self, call: Callable[[Any], Any]) -> Any:
+        """Call with the engine on the scheduler's thread."""
 
-        def work(engine: Any) -> Any:
-            return call(engine)
+        def work() -> Any:
+            return call(self.engine)
             yield
 
-        return self._worker.submit(work).result()
+        return self._scheduler.run(work()).result()
 
     def ours(
         self, how: Callable | None, picture: NDArray[np.uint8], asked: Sequence[Question]
@@ -229,14 +247,7 @@ class Bench:
         requests = [request_for(picture, question) for question in asked]
         if how is not None:
             return self.run(lambda engine: how(engine, requests))
-
-        def work(request: GenerationRequest) -> Callable:
-            def steps(engine: Engine) -> Any:
-                return (yield request)
-
-            return steps
-
-        return list(self._pool.map(lambda one: self._worker.submit(work(one)).result(), requests))
+        return list(self._pool.map(lambda one: self._scheduler.generate(one).result(), requests))
 
     def theirs(self, picture: NDArray[np.uint8], asked: Sequence[Question]) -> list[str]:
         """Ask the reference."""
@@ -246,36 +257,50 @@ class Bench:
         """Free both models."""
         del self.reference
         self._pool.shutdown()
-        self._worker.close()
+        self._scheduler.close()
 
 
 def decode_pairs(
-    engine: Engine, reference: Reference, image: NDArray[np.uint8], pairs: int
+    engine: StepwiseEngine,
+    reference: Reference,
+    image: NDArray[np.uint8],
+    pairs: int,
+    tokens: int = LONG,
 ) -> list[tuple[float, float]]:
     """Tokens per second (ours, reference) of one long answer, the first token not counted."""
-    question = Question(TaskKind.TRAJECTORY, "Reach for the object nearest the gripper.", LONG)
+    question = Question(TaskKind.TRAJECTORY, "Reach for the object nearest the gripper.", tokens)
+    request = GenerationRequest(
+        messages=(user_message(question.prompt, image),),
+        options=GenerationOptions(max_new_tokens=tokens + 1),
+    )
     found = []
     for _ in range(pairs):
-        engine.forget()
-        mine = generate(engine, GenerationRequest(image, question.prompt, max_new_tokens=LONG + 1))
+        engine.clear_cache()
+        mine = generate(engine, request)
         count = mine.tokens_out - 1
         found.append((count / mine.decode_s, count / reference.decode_s(image, question, count)))
     return found
 
 
 def named(dtype: torch.dtype) -> Any:
-    """The precision as `create_engine` calls it."""
+    """The precision as EngineConfig calls it."""
     return str(dtype).removeprefix("torch.")
 
 
-def run(name: str, directory: Path, dtype: torch.dtype, pairs: int, seen: list[Scene]) -> dict:
+def run(
+    name: str, directory: Path, dtype: torch.dtype, options: argparse.Namespace, seen: list[Scene]
+) -> dict:
     """Measure one model, print its table, and return its figures."""
+    pairs = options.pairs
     trained = name == "nano"
     bench = Bench(
-        lambda: create_engine(str(directory), device="cpu", precision=named(dtype)),
+        lambda: load_local_engine(
+            EngineConfig(str(directory), device="cpu", precision=named(dtype))
+        ),
         lambda: Reference(directory, dtype, "cpu", trained),
     )
-    compare(bench, seen[-1:], 1, _WORDS)  # what is slow the first time
+    if not options.no_warm_up:
+        compare(bench, seen[-1:], 1, _WORDS)  # what is slow the first time
     result = compare(bench, seen, pairs, 64 if trained else _WORDS)
     print(f"\n{name}: {bench.engine.description}\n\n{HEADER}")
     for setting in result.pairs:
@@ -296,13 +321,20 @@ def run(name: str, directory: Path, dtype: torch.dtype, pairs: int, seen: list[S
     }
 
 
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """Add the options with which tests make a benchmark short."""
+    parser.add_argument("--clients", type=int, default=CLIENTS)
+    parser.add_argument("--no-warm-up", action="store_true", help="figures of no use")
+
+
 def main() -> None:
     """Print a table per model and the RESULT line."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--models", default="nano,180M,180M-bf16")
+    add_sizes(parser)
     options = parser.parse_args()
-    seen = scenes(options.pairs)
+    seen = scenes(options.pairs, options.clients)
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in options.models.split(","):
@@ -311,7 +343,7 @@ def main() -> None:
             if shape != "nano":
                 directory = random_models.save(shape, Path(folder, shape))
             dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-            figures[name] = run(name, directory, dtype, options.pairs, seen)
+            figures[name] = run(name, directory, dtype, options, seen)
     # In bfloat16 sums of another order round otherwise, so that random weights answer otherwise.
     counted = {name: of_model for name, of_model in figures.items() if "bf16" not in name}
     lowest = {

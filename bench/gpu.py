@@ -31,6 +31,7 @@ from engine import (
     LONG,
     Bench,
     Scene,
+    add_sizes,
     compare,
     decode_pairs,
     named,
@@ -39,9 +40,10 @@ from engine import (
 from reference import Question, Reference
 
 from robobrain_ros.core.tasks import TaskKind
-from robobrain_ros.engines import create_engine
-from robobrain_ros.engines.base import generate_together
+from robobrain_ros.engines.config import EngineConfig
+from robobrain_ros.engines.local.engine import load_local_engine
 from robobrain_ros.engines.local.loading import Placement, quantization_config
+from robobrain_ros.engines.local.stepwise import generate_together
 
 QUANTIZATIONS = {"bf16": "none", "int8": "int8", "nf4": "nf4"}
 _WORDS = 32
@@ -49,11 +51,12 @@ _TOGETHER = 8
 _NAMES = ("red can", "green mug", "blue bottle", "orange bowl")
 
 
-def pictures(count: int) -> list[Scene]:
-    """Noise of 640x480: with random weights it is as good as any picture."""
+def pictures(options: argparse.Namespace) -> list[Scene]:
+    """Noise in 4:3: with random weights it is as good as any picture."""
     rng = np.random.default_rng(0)
-    shape = (480, 640, 3)
-    return [Scene(rng.integers(0, 255, shape, dtype=np.uint8), _NAMES) for _ in range(count)]
+    shape = (options.width * 3 // 4, options.width, 3)
+    images = [rng.integers(0, 255, shape, dtype=np.uint8) for _ in range(options.pairs)]
+    return [Scene(image, _NAMES, options.clients, options.tokens) for image in images]
 
 
 def bandwidth(device: str) -> float:
@@ -70,10 +73,10 @@ def bandwidth(device: str) -> float:
     return best
 
 
-def tokens_together(engine: Any, scene: Scene) -> float:
+def tokens_together(engine: Any, scene: Scene, tokens: int) -> float:
     """Tokens per second of several long answers at once."""
     asked = [
-        request_for(scene.rgb, Question(TaskKind.ASK, f"Describe the {name}.", LONG))
+        request_for(scene.rgb, Question(TaskKind.ASK, f"Describe the {name}.", tokens))
         for name in (_NAMES * _TOGETHER)[:_TOGETHER]
     ]
     answers = generate_together(engine, asked)
@@ -84,29 +87,32 @@ def measure(
     directory: Path, shape: str, precision: str, device: str, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Measure one shape in one precision, print its table and return its figures."""
-    seen = pictures(options.pairs)
+    seen = pictures(options)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     started = time.perf_counter()
     loading: dict[str, Any] = {}
     if precision != "bf16":
         placement = Placement(torch.device(device), dtype, precision)
         loading["quantization_config"] = quantization_config(placement)
+    config = EngineConfig(
+        str(directory),
+        quantization=QUANTIZATIONS[precision],
+        device=device,
+        precision=named(dtype),
+    )
     bench = Bench(
-        lambda: create_engine(
-            str(directory),
-            quantization=QUANTIZATIONS[precision],
-            device=device,
-            precision=named(dtype),
-        ),
+        lambda: load_local_engine(config),
         lambda: Reference(directory, dtype, device, trained=False, **loading),
     )
     loaded_s = time.perf_counter() - started
     engine, picture = bench.engine, seen[0].rgb
-    compare(bench, seen[-1:], 1, _WORDS)  # what is slow the first time
+    if not options.no_warm_up:
+        compare(bench, seen[-1:], 1, _WORDS)  # what is slow the first time
     result = compare(bench, seen, options.pairs, _WORDS)
-    rates = bench.run(lambda one: decode_pairs(one, bench.reference, picture, options.pairs))
+    long = min(LONG, options.tokens)
+    rates = bench.run(lambda one: decode_pairs(one, bench.reference, picture, options.pairs, long))
     ours, others = zip(*rates, strict=True)
-    together = bench.run(lambda one: tokens_together(one, seen[0]))
+    together = bench.run(lambda one: tokens_together(one, seen[0], long))
     token_bytes = _bytes_per_token(bench.reference.model)
     roofline = median(ours) * token_bytes / options.bandwidth
     memory = engine.memory()
@@ -166,6 +172,9 @@ def main() -> None:
     parser.add_argument("--precisions", type=lambda t: _names(t, precisions), default=precisions)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--width", type=int, default=640, help="of images, pixels")
+    parser.add_argument("--tokens", type=int, default=768, help="of an answer in coordinates")
+    add_sizes(parser)
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no CUDA device here: use --device cpu --shapes tiny")

@@ -32,10 +32,18 @@ from robobrain_ros.core.answer_formats import answer_format
 from robobrain_ros.core.coordinates import boxes_to_image_pixels, to_image_pixels
 from robobrain_ros.core.families import FAMILIES, Family
 from robobrain_ros.core.parsing import EmptyAnswer, UnparsableAnswer, parse_answer
-from robobrain_ros.core.requests import FinishReason, Generation, GenerationRequest
+from robobrain_ros.core.requests import (
+    FinishReason,
+    Generation,
+    GenerationOptions,
+    GenerationRequest,
+    user_message,
+)
 from robobrain_ros.core.tasks import TASKS, TaskKind, Think
-from robobrain_ros.engines import create_engine
-from robobrain_ros.engines.base import EngineError, generate_together
+from robobrain_ros.engines.base import EngineError
+from robobrain_ros.engines.config import EngineConfig
+from robobrain_ros.engines.local.engine import load_local_engine
+from robobrain_ros.engines.local.stepwise import generate_together
 
 PER_WEIGHTS = 250  # answers
 BATCH = 25
@@ -67,8 +75,13 @@ def random_requests(family: Family, rng: np.random.Generator, count: int) -> Ite
         words = "".join(map(chr, rng.integers(97, 123, 12)))
         think = Think.ON if family.thinks and rng.random() < 0.2 else Think.DEFAULT
         opening = family.openings[think] + ("</think>" if think is Think.ON else "")
-        expected = answer_format(kind, family, max_points)
-        yield kind, max_points, GenerationRequest(image, words, opening, MAX_TOKENS, expected)
+        request = GenerationRequest(
+            messages=(user_message(words, image),),
+            opening=opening,
+            answer_format=answer_format(kind, family, max_points),
+            options=GenerationOptions(max_new_tokens=MAX_TOKENS),
+        )
+        yield kind, max_points, request
 
 
 def fault(kind: TaskKind, max_points: int, asked: GenerationRequest, answer: Generation,
@@ -82,8 +95,8 @@ def fault(kind: TaskKind, max_points: int, asked: GenerationRequest, answer: Gen
         return "refusal" if REFUSAL.match(answer.text) else "unparsed"
     except UnparsableAnswer:
         return "unparsed"
-    height, width = asked.image.shape[:2]
-    frame = (family.frame, family.axis_order, answer.sent_size, (width, height))
+    height, width = asked.images[0].shape[:2]
+    frame = (family.frame, family.axis_order, answer.sent_sizes[0], (width, height))
     inside = [
         *to_image_pixels(parsed.points[:, :2], *frame)[1],
         *boxes_to_image_pixels(parsed.boxes, *frame)[1],
@@ -99,7 +112,7 @@ def count(family: Family, directory: Path, number: int, rng: np.random.Generator
     Raises EngineError when the model fails.
     """
     reseed(directory, rng)
-    engine = create_engine(str(directory), family=family.name, device="cpu")
+    engine = load_local_engine(EngineConfig(str(directory), family=family.name, device="cpu"))
     counts: Counter[str] = Counter()
     while counts.total() < number:
         asked = list(random_requests(family, rng, min(BATCH, number - counts.total())))
@@ -110,7 +123,7 @@ def count(family: Family, directory: Path, number: int, rng: np.random.Generator
             wrong = fault(kind, most, request, answer, family)
             counts[wrong or "good"] += 1
             if wrong not in ("", "refusal"):
-                print(f"{wrong}: {kind.value} {request.form} {answer.text[:200]!r}")
+                print(f"{wrong}: {kind.value} {request.answer_format} {answer.text[:200]!r}")
     engine.close()
     return counts
 

@@ -25,11 +25,11 @@ from robobrain_ros.core.families import FAMILIES, Family
 from robobrain_ros.core.input_text import checked_text, sanitize_error
 from robobrain_ros.core.observations import Observation
 from robobrain_ros.core.pipeline import Query, infer
-from robobrain_ros.core.requests import FinishReason, Generation, GenerationRequest
+from robobrain_ros.core.requests import FinishReason, Generation, GenerationRequest, user_message
 from robobrain_ros.core.results import Result
 from robobrain_ros.core.tasks import TaskKind, Think
 from robobrain_ros.engines.local.checkpoint import NANO_DIRECTORY
-from robobrain_ros.engines.local.processor import Encoder
+from robobrain_ros.engines.local.processor import Processor
 from robobrain_ros.ros import conversions
 from robobrain_ros.ros.acquisition import Poses
 from robobrain_ros.ros.camera import Snapshot
@@ -75,26 +75,31 @@ class Tools:
         return (*flat, Observation(rgb, whole))
 
     @cached_property
-    def encoder(self) -> Encoder:
+    def processor(self) -> Processor:
         """The shipped model's own."""
-        return Encoder(NANO_DIRECTORY, 0)
+        return Processor(NANO_DIRECTORY, 0)
 
     @cached_property
     def tags(self) -> frozenset[int]:
         """Ids of the tokens that have a meaning of their own, which no user's word may be."""
-        added = self.encoder.tokenizer.added_tokens_decoder.items()
+        added = self.processor.tokenizer.added_tokens_decoder.items()
         return frozenset(number for number, token in added if token.content.startswith("<"))
 
     def tags_in(self, request: GenerationRequest) -> list[int]:
         """Those of a request's prompt, in order."""
-        ids = self.encoder.token_ids(request, _IMAGE_TOKENS)[0].tolist()
+        ids = self.processor.token_ids(request, [_IMAGE_TOKENS])[0].tolist()
         return [number for number in ids if number in self.tags]
 
     def expected_tags(self, prompt: str, key: tuple, opening: str) -> list[int]:
         """Those of a harmless prompt."""
         if key not in self._expected:
-            self._expected[key] = self.tags_in(GenerationRequest(None, prompt, opening))
+            self._expected[key] = self.tags_in(_request(prompt, opening))
         return self._expected[key]
+
+
+def _request(prompt: str, opening: str) -> GenerationRequest:
+    image = np.zeros((*SIZE[::-1], 3), np.uint8)
+    return GenerationRequest(messages=(user_message(prompt, image),), opening=opening)
 
 
 def prepare() -> Tools:
@@ -114,10 +119,11 @@ def answer_case(rng: Random, tools: Tools) -> str:
     sent = rng.choice(((644, 476), (28, 28), (448, 336), (28, 5600)))
     work = infer(SimpleNamespace(family=family), query, lambda: view, StopSignal(math.inf))
     asked = next(work)
-    if asked.form is not None:
-        assert len(asked.form.regex(sent)) < 10_000, "a regular expression grows without end"
+    if asked.answer_format is not None:
+        regex = asked.answer_format.regex(sent)
+        assert len(regex) < 10_000, "a regular expression grows without end"
     try:
-        work.send(Generation(raw, FinishReason.EOS, sent, 9, 9, 0, 0.0, 0.0, 0.0))
+        work.send(Generation(raw, FinishReason.EOS, (sent,), 9, 9, 0, 0.0, 0.0, 0.0))
     except StopIteration as end:
         result, seen = end.value
         _check(result, kind, seen)
@@ -147,7 +153,7 @@ def request_case(rng: Random, tools: Tools) -> str:
     family, kind = rng.choice(tools.family), rng.choice(list(TaskKind))
     opening = family.openings[rng.choice(list(Think))]
     text = checked_text(raw)
-    request = GenerationRequest(None, family.build_prompt(kind, text=text), opening)
+    request = _request(family.build_prompt(kind, text=text), opening)
     harmless = family.build_prompt(kind, text="cup")
     expected = tools.expected_tags(harmless, (kind, family.name, opening), opening)
     assert tools.tags_in(request) == expected, "a user's words became a control token"

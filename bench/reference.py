@@ -19,7 +19,6 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
-    LogitsProcessor,
     LogitsProcessorList,
     Qwen2VLImageProcessorPil,
     StoppingCriteria,
@@ -30,8 +29,9 @@ from robobrain_ros.core.answer_formats import answer_format
 from robobrain_ros.core.coordinates import sent_size
 from robobrain_ros.core.families import FAMILIES
 from robobrain_ros.core.tasks import TaskKind, Think
-from robobrain_ros.engines.local.constrained_decoding import Constraint, Grammar, restrict
-from robobrain_ros.engines.local.image_patches import resized
+from robobrain_ros.engines.local.constrained_decoding import Grammar
+from robobrain_ros.engines.local.image_patches import resize
+from robobrain_ros.engines.reference import ConstrainedLogits
 
 FAMILY = FAMILIES["robobrain2"]
 OPENING = FAMILY.openings[Think.DEFAULT]
@@ -84,7 +84,7 @@ class Reference:
         factor = self._images.patch_size * self._images.merge_size
         sent = sent_size(image.shape[1], image.shape[0], factor, *limits)
         # Resized as the processor with torchvision does it, which isn't here.
-        pixels = Image.fromarray(resized(image, sent))
+        pixels = Image.fromarray(resize(image, sent))
         features = self._images(images=[pixels], return_tensors="pt")
         grid = features["image_grid_thw"]
         content = [{"type": "image"}, {"type": "text", "text": question.prompt}]
@@ -123,41 +123,17 @@ class Reference:
         form = answer_format(question.kind, FAMILY)
         if self._grammar is None or form is None:
             return {}
-        follower = _Follower(self._grammar.constrain(form, sent, OPENING))
+        constrained = ConstrainedLogits(self._grammar.constrain(form, sent, OPENING))
         return {
-            "logits_processor": LogitsProcessorList([follower]),
-            "stopping_criteria": StoppingCriteriaList([_Complete(follower)]),
+            "logits_processor": LogitsProcessorList([constrained]),
+            "stopping_criteria": StoppingCriteriaList([_Complete(constrained)]),
         }
 
 
-class _Follower(LogitsProcessor):
-    """Leaves only tokens of the form; where several spell what must come, the usual one."""
-
-    def __init__(self, constraint: Constraint) -> None:
-        self.constraint = constraint
-        self._due: list[int] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self._due = self._due or list(self.constraint.forced())
-        if self._due:
-            chosen = scores[0, self._due[0]].clone()
-            scores[0] = float("-inf")
-            scores[0, self._due[0]] = chosen
-        else:
-            restrict(scores[0], self.constraint)
-        return scores
-
-    def accept(self, token: int) -> bool:
-        """Go on by a token; whether the answer is complete."""
-        self._due = self._due[1:]
-        self.constraint.accept([token])
-        return self.constraint.finished
-
-
 class _Complete(StoppingCriteria):
-    def __init__(self, follower: _Follower) -> None:
-        self._follower = follower
+    def __init__(self, constrained: ConstrainedLogits) -> None:
+        self._constrained = constrained
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
-        done = self._follower.accept(int(input_ids[0, -1]))
+        done = self._constrained.accept(int(input_ids[0, -1]))
         return torch.tensor([done], device=input_ids.device)

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Any
 
 from rclpy.executors import Executor
 from rclpy.node import Node
@@ -13,9 +16,9 @@ from rclpy.parameter import Parameter
 from tf2_ros import Buffer, TransformException, TransformListener
 
 from robobrain_ros.core.errors import BrainError, ErrorCode
-from robobrain_ros.engines import create_engine
 from robobrain_ros.engines.base import Engine, EngineError
-from robobrain_ros.engines.local.scheduler import EngineWorker
+from robobrain_ros.engines.config import EngineConfig
+from robobrain_ros.engines.factory import create_engine
 from robobrain_ros.ros import parameters
 from robobrain_ros.ros.actions import InferAction
 from robobrain_ros.ros.camera import Camera, Topics
@@ -32,12 +35,17 @@ _DRAIN_S, _CLOSE_S = 1.0, 0.5  # of the two seconds in which a signal should end
 class BrainNode(ManagedNode):
     """Serves language queries about camera images; returns pixels and 3D poses.
 
-    No callback waits for the model: the engine runs on its worker's thread, and coroutines on
-    `loop` await it.
+    No callback waits for the model: the engine has a thread of its own, and coroutines on `loop`
+    await it. create_engine: makes it, as `engines.factory.create_engine` does.
     """
 
-    def __init__(self, executor: Executor, cameras: Node) -> None:
-        self._worker: EngineWorker | None = None
+    def __init__(
+        self,
+        executor: Executor,
+        cameras: Node,
+        create_engine: Callable[..., Engine] = create_engine,
+    ) -> None:
+        self._create_engine = create_engine
         self._engine: Engine | None = None
         self._tf: TransformListener | None = None
         super().__init__("robobrain", executor, cameras, parameters.SPECS)
@@ -55,7 +63,7 @@ class BrainNode(ManagedNode):
         """
         self._end_session()
         self._requests.drain(_DRAIN_S)
-        return self._worker is None or self._worker.close(_CLOSE_S)
+        return self._engine is None or self._engine.close(_CLOSE_S)
 
     # Transitions
 
@@ -72,7 +80,7 @@ class BrainNode(ManagedNode):
             name: Camera(self.cameras, name, Topics.of(self, name), tolerance) for name in names
         }
         transforms = TransformLookup(self._transforms, (TransformException,))
-        self._requests.session = Session(self._engine, self._worker, cameras, transforms)
+        self._requests.session = Session(self._engine, cameras, transforms)
         self.get_logger().info(f"Active: serving {', '.join(names)}.")
 
     def deactivate(self) -> None:
@@ -93,28 +101,18 @@ class BrainNode(ManagedNode):
         try:
             for name in value["cameras"]:
                 parameters.declare_camera(self, name)
-            self._worker = EngineWorker(
-                lambda: create_engine(
-                    value["model"],
-                    quantization=value["quantization"],
-                    device=value["device"],
-                    max_pixels=value["max_pixels"],
-                    family=value["family"],
-                    cache_bytes=value["image_cache"] * 1_000_000,
-                    grammar=value["grammar"],
-                    progress=self.get_logger().info,
-                ),
-                max_pending=value["max_pending"],
-                max_batch=value["max_batch"],
+            self._engine = self._create_engine(
+                _engine_config(value),
+                progress=self.get_logger().info,
                 on_failure=self.get_logger().fatal,
             )
-            self._engine = await self.loop.wait_for(self._worker.ready)
+            await self.loop.wait_for(self._engine.ready)
         except EngineError as error:
             raise TransitionError(f"Can't load the model: {error}") from error
         # Whatever else a checkpoint makes the libraries raise.
         except Exception as error:
             raise TransitionError(f"Can't load the model: {error!r}") from error
-        free = self._engine.memory().free / 1e6
+        free = self._engine.memory.free / 1e6
         self.get_logger().info(
             f"Loaded {self._engine.description}, in {time.monotonic() - started:.1f} s; "
             f"{free:.0f} MB are free beside it."
@@ -122,26 +120,25 @@ class BrainNode(ManagedNode):
 
     async def unload(self) -> None:
         """Free the model."""
-        worker, self._worker, self._engine = self._worker, None, None
-        if worker is not None:
-            await self.loop.poll_until(lambda: worker.close(timeout=0) or None, _UNLOAD_S)
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await self.loop.poll_until(lambda: engine.close(timeout=0) or None, _UNLOAD_S)
 
     def diagnose(self) -> list[Part]:
         """Model, requests, and each camera."""
-        worker = self._worker
-        model = self._engine.description if self._engine is not None else "none"
+        engine = self._engine
         session, now = self._requests.session, self.get_clock().now().nanoseconds
         return Health(
             self.state().label,
-            model,
-            running=worker.running if worker else 0,
-            waiting=worker.pending if worker else 0,
-            memory=worker.memory if worker else None,
+            model=(engine.description if engine else "") or "none",
+            running=engine.running if engine else 0,
+            waiting=engine.pending if engine else 0,
+            memory=engine.memory if engine else None,
             figures=self._requests.metrics.values(),
             failures=self._requests.metrics.new_failures(),
             cameras={n: c.topics(now) for n, c in session.cameras.items()} if session else {},
             max_image_age_s=self.get_parameter("max_image_age").value,
-            failure=str(worker.failure) if worker and worker.failure else "",
+            failure=str(engine.failure) if engine and engine.failure else "",
         ).parts()
 
     def _end_session(self) -> None:
@@ -154,12 +151,26 @@ class BrainNode(ManagedNode):
 
     def refuse_parameters(self, new: Sequence[Parameter]) -> str:
         """Return why the new values can't be taken, or an empty string."""
-        return parameters.refuse_brain(self, new, configured=self._worker is not None)
+        return parameters.refuse_brain(self, new, configured=self._engine is not None)
 
 
-def main(args: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM; returns the exit status."""
-    return run_node("robobrain", BrainNode, args)
+def _engine_config(value: Mapping[str, Any]) -> EngineConfig:
+    """The engine's settings, by the node's parameters."""
+    same = {field.name for field in fields(EngineConfig)} & value.keys()
+    cache_bytes = value["image_cache"] * 1_000_000
+    return EngineConfig(**{name: value[name] for name in same}, cache_bytes=cache_bytes)
+
+
+def main(
+    args: list[str] | None = None,
+    create_engine: Callable[..., Engine] = create_engine,
+    node: Callable[..., BrainNode] = BrainNode,
+) -> int:
+    """Run the node until SIGINT or SIGTERM; returns the exit status.
+
+    create_engine: of BrainNode. node: makes the node, for one with more to it.
+    """
+    return run_node("robobrain", partial(node, create_engine=create_engine), args)
 
 
 if __name__ == "__main__":

@@ -50,9 +50,10 @@ def checkpoint(request, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def engine(checkpoint):
     """An engine with random weights, of each architecture."""
-    from robobrain_ros.engines import create_engine
+    from robobrain_ros.engines.config import EngineConfig
+    from robobrain_ros.engines.local.engine import load_local_engine
 
-    engine = create_engine(str(checkpoint), device="cpu")
+    engine = load_local_engine(EngineConfig(str(checkpoint), device="cpu"))
     yield engine
     engine.close()
 

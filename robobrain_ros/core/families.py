@@ -229,7 +229,7 @@ def detect_family(
     if model_type not in MODEL_TYPES:
         raise UnknownFamily(
             f'the architecture "{model_type}" is not supported: use a model of type '
-            f"{' or '.join(MODEL_TYPES)}"
+            f"{' or '.join(MODEL_TYPES)}, or set the family whose prompts and coordinates it has"
         )
     for part in reversed(PurePath(model_name).parts):
         if "robobrain" in part.lower():
@@ -260,7 +260,8 @@ def _checked_override(model_type: str, override: str) -> Family:
         raise UnknownFamily(
             f'there is no model family "{override}": choose one of {", ".join(FAMILIES)}, or auto'
         )
-    if model_type not in family.model_types:
+    # Other architectures may have been trained with a family's prompts.
+    if model_type in MODEL_TYPES and model_type not in family.model_types:
         raise UnknownFamily(
             f'the family "{override}" is for models of type {" or ".join(family.model_types)}, '
             f'and this one is "{model_type}"'

@@ -28,11 +28,14 @@ from robobrain_ros.core.parsing import (
     parse_answer,
 )
 from robobrain_ros.core.requests import (
+    GREEDY,
     FinishReason,
     Generation,
+    GenerationOptions,
     GenerationRequest,
     Report,
     Stage,
+    user_message,
 )
 from robobrain_ros.core.results import LiftedPoint, LiftedRegion, Result
 from robobrain_ros.core.tasks import TASKS, AnswerType, Task, TaskKind, Think
@@ -59,7 +62,7 @@ class Query:
     text: str
     think: Think = Think.DEFAULT
     max_points: int = 0
-    max_new_tokens: int = 768
+    max_new_tokens: int = GREEDY.max_new_tokens
     values: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -74,7 +77,7 @@ class Query:
 
 
 class HasFamily(Protocol):
-    """What the pipeline needs to know of an engine."""
+    """What the pipeline needs to know of an engine, such as its Capabilities."""
 
     @property
     def family(self) -> Family:
@@ -91,7 +94,7 @@ def infer(
 ) -> Generator[GenerationRequest, Generation, tuple[Result, Observation | None]]:
     """Answer one query about one observation; return both.
 
-    A generator, for the engine's worker: it yields what to ask the model and is sent the answer,
+    A generator, for `Engine.run`: it yields the request to the model and is sent the generation,
     so that other requests have their turn meanwhile. observe: called once, here, so that decoding
     the camera's messages costs no executor thread; never for a task that needs no image. Raises
     BrainError when stopped, AnswerError when the answer can't be used, EngineError and ValueError
@@ -101,12 +104,12 @@ def infer(
     seen = observe() if query.task.needs_image else None
     family = engine.family
     opening = family.openings[query.think]
+    prompt = family.build_prompt(query.kind, text=query.text, **query.values)
     generation = yield GenerationRequest(
-        image=None if seen is None else seen.rgb,
-        prompt=family.build_prompt(query.kind, text=query.text, **query.values),
+        messages=(user_message(prompt, None if seen is None else seen.rgb),),
         opening=opening,
-        max_new_tokens=query.max_new_tokens,
-        form=answer_format(query.kind, family, query.max_points),
+        answer_format=answer_format(query.kind, family, query.max_points),
+        options=GenerationOptions(max_new_tokens=query.max_new_tokens),
         stop=stop,
         report=report,
     )
@@ -136,7 +139,7 @@ def _in_camera_pixels(
     Returns points (N, 2 or 3), of which a third column is passed through, and boxes (M, 4).
     """
     height, width = seen.rgb.shape[:2]
-    frames = (family.frame, family.axis_order, generation.sent_size, (width, height))
+    frames = (family.frame, family.axis_order, generation.sent_sizes[0], (width, height))
     pixels, inside = to_image_pixels(answer.points[:, :2], *frames)
     points = np.hstack([pixels, answer.points[:, 2:]])[inside]
     boxes, overlapping = boxes_to_image_pixels(answer.boxes, *frames)

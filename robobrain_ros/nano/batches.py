@@ -21,6 +21,7 @@ from torch.utils.data import IterableDataset
 from transformers import Qwen2TokenizerFast
 
 from robobrain_ros.core.tasks import TaskKind, Think
+from robobrain_ros.engines.local.image_patches import split_patches
 from robobrain_ros.nano.architecture import MERGE, PATCH, SENT_SIZES, TOKEN_PIXELS
 from robobrain_ros.nano.dataset import ScenePool
 from robobrain_ros.nano.gripper_paths import WAYPOINTS
@@ -59,9 +60,8 @@ Example = tuple[Sequence[int], Sequence[int]]
 
 def patches_of(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Patches (N, 3*14*14) of an image (H, W, 3), image tokens in raster order."""
-    rows, columns = rgb.shape[0] // TOKEN_PIXELS, rgb.shape[1] // TOKEN_PIXELS
-    grid = rgb.reshape(rows, MERGE, PATCH, columns, MERGE, PATCH, 3)
-    return grid.transpose(0, 3, 1, 4, 6, 2, 5).reshape(rows * columns * MERGE**2, -1)
+    patches = split_patches(rgb, PATCH, MERGE)
+    return patches.reshape(len(patches), -1)
 
 
 class Words:

@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robobrain_ros.core.tasks import Think
-from robobrain_ros.engines import create_engine
-from robobrain_ros.engines.base import Engine
+from robobrain_ros.engines.config import EngineConfig
+from robobrain_ros.engines.local.engine import load_local_engine
+from robobrain_ros.engines.local.stepwise import StepwiseEngine
 from robobrain_ros.nano.dataset import Scene, render_scene
 from robobrain_ros.nano.questions import Question, Topic
 from robobrain_ros.nano.scoring import (
@@ -150,7 +151,7 @@ def _cell(figure: str, values: Sequence[float]) -> str:
     return f"{np.mean(values):.1%}" if figure in _SHARES else f"{np.mean(values):.3f}"
 
 
-def query_ms(engine: Engine, first_seed: int, count: int) -> float:
+def query_ms(engine: StepwiseEngine, first_seed: int, count: int) -> float:
     """Median time of a question about a new image of 448x336."""
     tabletop = Tabletop(*_QUERY_SIZE)
     views = [whole_view(render_scene(tabletop, first_seed + i)) for i in range(count)]
@@ -179,7 +180,8 @@ def main() -> None:
     views = list(evaluation_views(options.scenes, options.first_seed))
     columns, ms, modes = [], [], options.modes.split(",")
     for mode in modes:
-        engine = create_engine(options.model, device=options.device, **_MODES[mode])
+        config = EngineConfig(options.model, device=options.device, **_MODES[mode])
+        engine = load_local_engine(config)
         print(f"{mode}: {engine.description}", flush=True)
         ms.append(query_ms(engine, options.first_seed, 40))
         first = not columns

@@ -16,16 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from robobrain_ros.engines.local.norms import rms_norm
 from robobrain_ros.engines.local.qwen_vision import patch_grid
 
 
 def _rotate_half(x: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     return torch.cat((-second, first), dim=-1)
-
-
-def _rms_norm(x: Tensor, norm: nn.Module) -> Tensor:
-    return F.rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
@@ -112,7 +109,7 @@ class FastForward:
         mask = self.windows.mask(batch, x.dtype)
         for index, block in enumerate(self.visual.blocks):
             full = index in self.vision_config.fullatt_block_indexes
-            qkv = block.attn.qkv(_rms_norm(x, block.norm1))
+            qkv = block.attn.qkv(rms_norm(x, block.norm1))
             query, key, value = qkv.view(batch, count, 3, heads, width // heads).unbind(2)
             query = query * cos + _rotate_half(query) * sin
             key = key * cos + _rotate_half(key) * sin
@@ -125,9 +122,9 @@ class FastForward:
             mixed = _attend(query, key, value, None if full else mask).transpose(1, 2)
             mixed = mixed.reshape(*mixed.shape[:2], width)
             x = x + block.attn.proj(mixed if full else self.windows.join(mixed))
-            x = x + _swiglu(_rms_norm(x, block.norm2), block.mlp)
+            x = x + _swiglu(rms_norm(x, block.norm2), block.mlp)
         merger = self.visual.merger
-        x = merger.mlp(_rms_norm(x, merger.ln_q).view(batch, -1, merger.hidden_size))
+        x = merger.mlp(rms_norm(x, merger.ln_q).view(batch, -1, merger.hidden_size))
         return x.index_select(1, self.raster)
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,7 +144,7 @@ class FastForward:
         heads = self.text_config.num_attention_heads
         shared = heads // self.text_config.num_key_value_heads
         for layer in self.language.layers[first:last]:
-            y = _rms_norm(x, layer.input_layernorm)
+            y = rms_norm(x, layer.input_layernorm)
             attention = layer.self_attn
             query, key, value = (
                 projection(y).view(batch, length, -1, width // heads).transpose(1, 2)
@@ -158,12 +155,12 @@ class FastForward:
             key, value = (t.repeat_interleave(shared, dim=1) for t in (key, value))
             mixed = _attend(query, key, value, bias).transpose(1, 2).reshape(batch, length, width)
             x = x + attention.o_proj(mixed)
-            x = x + _swiglu(_rms_norm(x, layer.post_attention_layernorm), layer.mlp)
+            x = x + _swiglu(rms_norm(x, layer.post_attention_layernorm), layer.mlp)
         return x
 
     def final_norm(self, x: Tensor) -> Tensor:
         """The language model's last normalisation, (…, C)."""
-        return _rms_norm(x, self.language.norm)
+        return rms_norm(x, self.language.norm)
 
 
 _MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])  # CLIP's, as Qwen2.5-VL's processor

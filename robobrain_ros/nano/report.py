@@ -21,8 +21,9 @@ from robobrain_ros.core.coordinates import boxes_to_image_pixels, to_image_pixel
 from robobrain_ros.core.parsing import Answer, AnswerError, parse_answer
 from robobrain_ros.core.requests import Generation
 from robobrain_ros.core.results import Result
-from robobrain_ros.engines import create_engine
-from robobrain_ros.engines.base import Engine
+from robobrain_ros.engines.config import EngineConfig
+from robobrain_ros.engines.local.engine import load_local_engine
+from robobrain_ros.engines.local.stepwise import StepwiseEngine
 from robobrain_ros.nano.evaluate import evaluation_views, questions_about
 from robobrain_ros.nano.questions import Question, Topic
 from robobrain_ros.nano.scoring import IN_MASK, IOU, REACHES, REFUSED, RIGHT, ask
@@ -88,7 +89,9 @@ def curve(log: Path, out: Path) -> None:
     figure.savefig(out, dpi=110)
 
 
-def failures(engine: Engine, views: Sequence[View], per_topic: int) -> Iterator[NDArray[np.uint8]]:
+def failures(
+    engine: StepwiseEngine, views: Sequence[View], per_topic: int
+) -> Iterator[NDArray[np.uint8]]:
     """Yield tiles with wrong answers: the question, the answer red, and the truth green."""
     shown: dict[Topic, int] = {}
     for view, question in questions_about(views):
@@ -107,7 +110,7 @@ def _tile(view: View, question: Question, generation: Generation) -> NDArray[np.
     image = cv2.resize(view.rgb, TILE, interpolation=cv2.INTER_AREA)
     size = (view.width, view.height)
     truth = _result(image, question, question.answer, generation, size)
-    answer = _result(image, question, generation.text, generation, generation.sent_size)
+    answer = _result(image, question, generation.text, generation, generation.sent_sizes[0])
     return draw(draw(image, truth, "", _TRUTH_COLOR), answer, question.text, _ANSWER_COLOR)
 
 
@@ -150,7 +153,7 @@ def main() -> None:
     if options.picture == "curve":
         curve(options.log, options.out)
         return
-    engine = create_engine(options.model, device="cpu")
+    engine = load_local_engine(EngineConfig(options.model, device="cpu"))
     views = list(evaluation_views(options.scenes, FIRST_SEED))
     tiles = list(failures(engine, views, per_topic=2))[: COLUMNS * ROWS]
     engine.close()

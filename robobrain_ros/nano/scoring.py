@@ -14,11 +14,23 @@ from scipy.spatial.distance import cdist
 
 from robobrain_ros.core.answer_formats import answer_format
 from robobrain_ros.core.coordinates import boxes_to_image_pixels, to_image_pixels
-from robobrain_ros.core.parsing import Answer, AnswerError, EmptyAnswer, parse_answer
-from robobrain_ros.core.requests import Generation, GenerationRequest
+from robobrain_ros.core.families import Family
+from robobrain_ros.core.parsing import (
+    Answer,
+    AnswerError,
+    EmptyAnswer,
+    parse_answer,
+)
+from robobrain_ros.core.requests import (
+    Generation,
+    GenerationOptions,
+    GenerationRequest,
+    user_message,
+)
 from robobrain_ros.core.tasks import TaskKind, Think
-from robobrain_ros.engines import create_engine
-from robobrain_ros.engines.base import Engine, generate
+from robobrain_ros.engines.config import EngineConfig
+from robobrain_ros.engines.local.engine import load_local_engine
+from robobrain_ros.engines.local.stepwise import StepwiseEngine, generate
 from robobrain_ros.nano.gripper_paths import GripperPath, collides, lifted_like
 from robobrain_ros.nano.questions import Question, QuestionSampler, Topic
 from robobrain_ros.nano.views import View
@@ -52,34 +64,39 @@ def drawn_questions(view: View, topics: Mapping[Topic, int], seed: int) -> list[
 
 
 def ask(
-    engine: Engine, view: View, question: Question, think: Think = Think.DEFAULT
+    engine: StepwiseEngine, view: View, question: Question, think: Think = Think.DEFAULT
 ) -> tuple[Scores, Generation]:
     """Put a question through prompt, engine, parser and coordinate mapping; score the answer.
 
     An answer that the parser refuses has the worst scores, unless nothing is the right answer.
     """
-    prompt = engine.family.build_prompt(question.task, text=question.text)
-    opening = engine.family.openings[think]
-    form = answer_format(question.task, engine.family)
-    request = GenerationRequest(view.rgb, prompt, opening, MAX_NEW_TOKENS, form)
+    family = engine.capabilities.family
+    opening = family.openings[think]
+    prompt = family.build_prompt(question.task, text=question.text)
+    request = GenerationRequest(
+        messages=(user_message(prompt, view.rgb),),
+        opening=opening,
+        answer_format=answer_format(question.task, family),
+        options=GenerationOptions(max_new_tokens=MAX_NEW_TOKENS),
+    )
     generation = generate(engine, request)
     refusing = question.topic is Topic.REFUSAL
     try:
-        answer = parse_answer(question.task, generation.text, engine.family, opening)
+        answer = parse_answer(question.task, generation.text, family, opening)
     except EmptyAnswer:
         return {REFUSED: 1.0} if refusing else _FIGURES[question.task], generation
     except AnswerError:
         return {REFUSED: 0.0} if refusing else _FIGURES[question.task], generation
     if refusing:
         return {REFUSED: 0.0}, generation
-    return score(question, view, answer, engine, generation.sent_size), generation
+    return score(question, view, answer, family, generation.sent_sizes[0]), generation
 
 
 def score(
-    question: Question, view: View, answer: Answer, engine: Engine, sent: tuple[int, int]
+    question: Question, view: View, answer: Answer, family: Family, sent: tuple[int, int]
 ) -> Scores:
     """Figures of an answer; `sent` is the (width, height) of the image that the model saw."""
-    frame = (engine.family.frame, engine.family.axis_order, sent, (view.width, view.height))
+    frame = (family.frame, family.axis_order, sent, (view.width, view.height))
     if question.task is TaskKind.ASK:
         return {RIGHT: float(answer.text.strip(" .").lower() == question.answer.lower())}
     if question.box is not None:
@@ -130,7 +147,7 @@ def _frechet(distances: NDArray[np.float64]) -> float:
 
 
 def scores_of(
-    engine: Engine, asked: Iterable[tuple[View, Question]], think: Think = Think.DEFAULT
+    engine: StepwiseEngine, asked: Iterable[tuple[View, Question]], think: Think = Think.DEFAULT
 ) -> dict[Topic, dict[str, list[float]]]:
     """Figures of every answer, by topic."""
     scores: dict[Topic, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -148,7 +165,7 @@ def validate(directory: Path, views: Sequence[View]) -> dict[str, float]:
         for seed, view in enumerate(views)
         for question in drawn_questions(view, topics, seed)
     ]
-    engine = create_engine(str(directory), device="cpu")
+    engine = load_local_engine(EngineConfig(str(directory), device="cpu"))
     try:
         scores = scores_of(engine, asked)
     finally:

@@ -28,13 +28,14 @@ from robobrain_ros.core.pipeline import Query, infer
 from robobrain_ros.core.requests import Generation, GenerationRequest, Report
 from robobrain_ros.core.tasks import TASKS, Task, TaskKind
 from robobrain_ros.engines.base import (
+    Capabilities,
     Engine,
     EngineBusy,
     EngineError,
     EngineOutOfMemory,
     EngineUnavailable,
+    Priority,
 )
-from robobrain_ros.engines.local.scheduler import EngineWorker, Priority
 from robobrain_ros.ros import conversions
 from robobrain_ros.ros.acquisition import Acquisition, Poses
 from robobrain_ros.ros.camera import Camera, Snapshot, nanoseconds
@@ -67,7 +68,6 @@ class Session:
     """What is there while the node is active."""
 
     engine: Engine
-    worker: EngineWorker
     cameras: dict[str, Camera]
     transforms: TransformLookup
 
@@ -137,7 +137,7 @@ class RequestServer:
             stop.set(reason)
         for camera in session.cameras.values():
             camera.close()
-        session.worker.forget()
+        session.engine.clear_cache()
 
     def drain(self, timeout_s: float) -> None:
         """Wait until every request has its answer. Never on the executor's thread."""
@@ -203,17 +203,19 @@ class RequestServer:
         if session is None:
             raise _not_active()
         limit = self._value("max_new_tokens")
-        query = query_from(kind, text, request, session.engine.family, session.cameras, limit)
+        query = query_from(
+            kind, text, request, session.engine.capabilities.family, session.cameras, limit
+        )
         stop = run.stop
         stop.deadline = run.started + timeout_from(request, self._value("request_timeout"))
         self._underway.add(stop)
         try:
             view = await self._view(request, query, session, stop)
             response.header = view.header
-            work = partial(self._infer, query=query, view=view, run=run, response=response)
-            job = session.worker.submit(
+            work = self._infer(session.engine.capabilities, query, view, run, response)
+            job = session.engine.run(
                 work,
-                priority=Priority.TALK if query.expects_long_answer else Priority.PERCEPTION,
+                priority=Priority.BACKGROUND if query.expects_long_answer else Priority.PERCEPTION,
                 stop=stop,
             )
             follow_ups = await self._loop.wait_for(job)
@@ -243,9 +245,9 @@ class RequestServer:
         return _View(snapshot, poses)
 
     def _infer(
-        self, engine: Engine, query: Query, view: _View, run: _Run, response: Any
+        self, engine: Capabilities, query: Query, view: _View, run: _Run, response: Any
     ) -> Generator[GenerationRequest, Generation, list[Callable[[], None]]]:
-        """Run on the engine's thread, as the worker's work: answer, then tell the listeners.
+        """Run on the engine's thread, as its work: answer, then tell the listeners.
 
         Returns what these want to have done on the executor's thread.
         """

@@ -48,7 +48,7 @@ def result() -> Result:
     intrinsics = Intrinsics(64, 48, K, ())
     points = lift_points([[20, 24], [60, 24]], depth, intrinsics, np.eye(4))
     regions = lift_boxes([[4, 4, 30, 30]], depth, intrinsics, np.eye(4))
-    generation = Generation("", FinishReason.EOS, (64, 48), 200, 9, 0, 0.1, 0.2, 0.3)
+    generation = Generation("", FinishReason.EOS, ((64, 48),), 200, 9, 0, 0.1, 0.2, 0.3)
     return Result(Answer(TaskKind.TRAJECTORY, text="x"), generation, points, regions, 0.4)
 
 

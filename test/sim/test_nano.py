@@ -13,13 +13,14 @@ pytest.importorskip("transformers")
 pytest.importorskip("mujoco")
 
 from PIL import Image  # noqa: E402
+from support import requests  # noqa: E402
 from transformers import Qwen2_5_VLForConditionalGeneration  # noqa: E402
 
 from robobrain_ros.core.answer_formats import answer_format  # noqa: E402
-from robobrain_ros.core.requests import GenerationRequest  # noqa: E402
 from robobrain_ros.core.tasks import TaskKind, Think  # noqa: E402
-from robobrain_ros.engines import create_engine  # noqa: E402
-from robobrain_ros.engines.base import generate  # noqa: E402
+from robobrain_ros.engines.config import EngineConfig  # noqa: E402
+from robobrain_ros.engines.local.engine import load_local_engine  # noqa: E402
+from robobrain_ros.engines.local.stepwise import generate  # noqa: E402
 from robobrain_ros.nano import (  # noqa: E402
     augmentation,
     batches,
@@ -282,7 +283,7 @@ needs_weights = pytest.mark.skipif(
 @needs_weights
 def test_shipped_weights_answer_about_new_scenes():
     asked = evaluate.questions_about(list(evaluate.evaluation_views(6, first_seed=2_000_100)))
-    engine = create_engine("nano", device="cpu")
+    engine = load_local_engine(EngineConfig("nano", device="cpu"))
     scores = scoring.scores_of(engine, asked)
     engine.close()
     assert np.mean(scores[Topic.POINT][scoring.IN_MASK]) >= 0.93
@@ -298,7 +299,7 @@ def test_shipped_weights_answer_about_new_scenes():
 @needs_weights
 def test_thinking_is_short_and_leads_to_an_answer():
     view = next(evaluate.evaluation_views(1, first_seed=2_000_100))
-    engine = create_engine("nano", device="cpu")
+    engine = load_local_engine(EngineConfig("nano", device="cpu"))
     for question in scoring.drawn_questions(view, {Topic.POINT: 3, Topic.COUNT: 2}, 0):
         _, generation = scoring.ask(engine, view, question, Think.ON)
         thought, found, answer = generation.text.partition("</think><answer>")
@@ -308,16 +309,21 @@ def test_thinking_is_short_and_leads_to_an_answer():
 
 
 @needs_weights
-def test_answers_that_fit_their_form_are_not_changed_by_it():
-    """Held to the form, the model says what it says by itself, in fewer steps."""
+def test_answers_that_fit_their_format_are_not_changed_by_it():
+    """Constrained, the model says what it says by itself, in fewer steps."""
     view = next(evaluate.evaluation_views(1, first_seed=2_000_100))
-    held, free = (create_engine("nano", device="cpu", grammar=grammar) for grammar in (True, False))
+    held, free = (
+        load_local_engine(EngineConfig("nano", device="cpu", grammar=grammar))
+        for grammar in (True, False)
+    )
     opening = FAMILY.openings[Think.DEFAULT]
     kinds = set()
     for _, question in evaluate.questions_about([view]):
         form = answer_format(question.task, FAMILY)
         prompt = FAMILY.build_prompt(question.task, text=question.text)
-        request = GenerationRequest(view.rgb, prompt, opening, 160, form)
+        request = requests.ask(
+            prompt, view.rgb, max_new_tokens=160, opening=opening, answer_format=form
+        )
         under_form, alone = generate(held, request), generate(free, request)
         assert under_form.text == alone.text.removesuffix("</answer>" if form else "")
         assert under_form.tokens_out <= alone.tokens_out
@@ -328,17 +334,16 @@ def test_answers_that_fit_their_form_are_not_changed_by_it():
 
 
 @needs_weights
-def test_a_path_is_written_in_fewer_steps_by_guessing_ahead(monkeypatch):
+def test_a_path_takes_fewer_steps_by_speculative_decoding(monkeypatch):
     view = next(evaluate.evaluation_views(1, first_seed=2_000_100))
     (question,) = scoring.drawn_questions(view, {Topic.TRAJECTORY: 1}, 0)
-    engine, steps, texts = create_engine("nano", device="cpu"), [], []
-    step = engine._parts.step
-    engine._parts.__dict__["step"] = lambda new: steps.append(new) or step(new)
-    for drafter in (engine._drafter, None):
-        monkeypatch.setattr(engine, "_drafter", drafter)
+    engine = load_local_engine(EngineConfig("nano", device="cpu"))
+    texts, steps = [], []
+    for drafter in (engine.speculation.drafter, None):
+        monkeypatch.setattr(engine.speculation, "drafter", drafter)
+        before = engine.steps
         texts.append(scoring.ask(engine, view, question)[1].text)
-        steps.append(None)
+        steps.append(engine.steps - before)
     engine.close()
     assert texts[0] == texts[1]
-    guessing = steps.index(None)
-    assert guessing < 0.8 * (len(steps) - guessing - 2)
+    assert steps[0] < 0.8 * steps[1]

@@ -5,11 +5,16 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
+from typing import Any
 
 import torch
 
-from robobrain_ros import brain_node
-from robobrain_ros.engines.local.engine import TransformersEngine
+from robobrain_ros.brain_node import main
+from robobrain_ros.core.requests import GenerationRequest
+from robobrain_ros.engines.base import Progress
+from robobrain_ros.engines.config import EngineConfig
+from robobrain_ros.engines.factory import create_engine, load_engine
 
 OUT_OF_MEMORY, PANIC = "the last byte", "the blue screen"
 
@@ -18,20 +23,41 @@ class Panic(BaseException):
     """What a library in Rust raises where it gives up: no Exception."""
 
 
-def main() -> int:
-    advance = TransformersEngine._advance
+class FaultyEngine:
+    """The real engine, whose model fails in a decode step while it answers certain words."""
 
-    def failing(self: TransformersEngine) -> None:
-        prompts = " ".join(writing.request.prompt for writing in self._writings)
-        if OUT_OF_MEMORY in prompts:
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self._texts: dict[Any, str] = {}
+        self._decode = engine.runner.decode
+        engine.runner.decode = self._decode_or_fail
+
+    def start(self, request: GenerationRequest) -> Any:
+        handle = self._engine.start(request)
+        self._texts[handle] = request.text
+        return handle
+
+    def step(self) -> Any:
+        outcomes = self._engine.step()
+        for handle, _ in outcomes:
+            del self._texts[handle]
+        return outcomes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def _decode_or_fail(self, step: Any) -> torch.Tensor:
+        texts = " ".join(self._texts.values())
+        if OUT_OF_MEMORY in texts:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        if PANIC in prompts:
+        if PANIC in texts:
             raise Panic("index out of bounds")
-        advance(self)
+        return self._decode(step)
 
-    TransformersEngine._advance = failing
-    return brain_node.main()
+
+def load(config: EngineConfig, progress: Progress) -> Any:
+    return FaultyEngine(load_engine(config, progress))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(create_engine=partial(create_engine, load=load)))

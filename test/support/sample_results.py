@@ -64,7 +64,7 @@ def answer(
     text: str = "",
 ) -> Result:
     """A result as the pipeline gives it."""
-    generation = Generation(text, FinishReason.EOS, (640, 480), 200, 9, 0, 0.1, 0.2, 0.3)
+    generation = Generation(text, FinishReason.EOS, ((640, 480),), 200, 9, 0, 0.1, 0.2, 0.3)
     return Result(Answer(kind, text=text), generation, points or [], regions or [], 0.01)
 
 

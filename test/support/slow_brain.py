@@ -9,15 +9,19 @@ from __future__ import annotations
 import os
 import sys
 import time
+from functools import partial
 from typing import Any
 
-from robobrain_ros import brain_node
+from robobrain_ros.brain_node import main
+from robobrain_ros.engines.base import Progress
+from robobrain_ros.engines.config import EngineConfig
+from robobrain_ros.engines.factory import create_engine, load_engine
 
 DELAY_S = 2.0
 
 
 class SlowEngine:
-    """The real engine, and then a long thought."""
+    """The real engine, with a delay at the end of each answer."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
@@ -32,16 +36,10 @@ class SlowEngine:
         return getattr(self._engine, name)
 
 
-def main() -> int:
-    create = brain_node.create_engine
-
-    def slow(*args: Any, **options: Any) -> SlowEngine:
-        time.sleep(float(os.environ.get("LOAD_S", 0)))
-        return SlowEngine(create(*args, **options))
-
-    brain_node.create_engine = slow
-    return brain_node.main()
+def load(config: EngineConfig, progress: Progress) -> Any:
+    time.sleep(float(os.environ.get("LOAD_S", 0)))
+    return SlowEngine(load_engine(config, progress))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(create_engine=partial(create_engine, load=load)))

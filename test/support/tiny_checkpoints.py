@@ -7,6 +7,13 @@ from pathlib import Path
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
     PreTrainedModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -135,6 +142,47 @@ def save_qwen3_vl(directory: Path, **config: object) -> Path:
     return _save(directory, model, preprocessor, config)
 
 
+# Llava's, in the chat format of the tokenizer above.
+_LLAVA_TEMPLATE = CHAT_TEMPLATE.replace("<|vision_start|><|image_pad|><|vision_end|>", "<image>")
+
+
+def save_llava(directory: Path) -> Path:
+    """A random checkpoint of an architecture that only the reference engine knows."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer = save_tokenizer(directory)
+    (directory / "chat_template.json").unlink()
+    fast = AutoTokenizer.from_pretrained(directory)
+    fast.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    text = _text_config(tokenizer)
+    text["vocab_size"] = -(-len(fast) // 64) * 64
+    del text["rope_parameters"]
+    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    vision = size | {"num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(
+            text_config=LlamaConfig(**text),
+            vision_config=CLIPVisionConfig(**vision),
+            image_token_index=fast.convert_tokens_to_ids("<image>"),
+            tie_word_embeddings=True,
+        )
+    )
+    _amplify(model)
+    model.save_pretrained(directory)
+    images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=32)
+    processor = LlavaProcessor(
+        images,
+        fast,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        chat_template=_LLAVA_TEMPLATE,
+        image_token="<image>",
+        num_additional_image_tokens=1,
+    )
+    processor.save_pretrained(directory)
+    return directory
+
+
 MODEL_TYPES = {
     "qwen2_5_vl": (save_qwen2_5_vl, "RoboBrain2.0-3B"),
     "qwen3_vl": (save_qwen3_vl, "RoboBrain2.5-4B"),
@@ -179,17 +227,21 @@ def _token_ids(tokenizer: Tokenizer) -> dict[str, object]:
     }
 
 
+def _amplify(model: PreTrainedModel) -> None:
+    """Let layers outweigh the embedding: answers depend on the input and don't repeat a token."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and "embed_tokens" not in name:
+                parameter.mul_(8)
+
+
 def _save(
     directory: Path,
     model: PreTrainedModel,
     preprocessor: dict[str, object],
     config: dict[str, object],
 ) -> Path:
-    with torch.no_grad():
-        # Layers that outweigh the embedding: answers depend on the input and don't repeat a token.
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1 and "embed_tokens" not in name:
-                parameter.mul_(8)
+    _amplify(model)
     model.save_pretrained(directory)
     # Sampling as the real checkpoints ask for it: the engine must not follow.
     generation = {"do_sample": True, "temperature": 0.7, "repetition_penalty": 1.05, "top_k": 1}

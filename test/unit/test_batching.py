@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several answers at a time are those that each would have got alone."""
+"""Answers in a batch equal the answers to the same requests alone."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from support.requests import ask  # noqa: E402
+
 from robobrain_ros.core.answer_formats import answer_format  # noqa: E402
 from robobrain_ros.core.parsing import EmptyAnswer, parse_answer  # noqa: E402
-from robobrain_ros.core.requests import FinishReason, GenerationRequest, Stage  # noqa: E402
+from robobrain_ros.core.requests import FinishReason, Stage  # noqa: E402
 from robobrain_ros.core.tasks import TaskKind  # noqa: E402
-from robobrain_ros.engines.base import EngineError, EngineOutOfMemory, EngineUnavailable, generate  # noqa: E402
-from robobrain_ros.engines.local.engine import _FEW_WORDS  # noqa: E402
-from robobrain_ros.engines.local.kv_cache import COLUMNS_STEP  # noqa: E402
+from robobrain_ros.engines.base import EngineError, EngineOutOfMemory, EngineUnavailable  # noqa: E402
+from robobrain_ros.engines.local.engine import FEW_NEW_TOKENS  # noqa: E402
+from robobrain_ros.engines.local.stepwise import generate, generate_together  # noqa: E402
 
 RNG = np.random.default_rng(2)
 FRAMES = RNG.integers(0, 255, (3, 120, 160, 3), dtype=np.uint8)
@@ -26,21 +28,21 @@ PROMPTS = ("point to the {red} cup", "the mug", "box of the mug, please", "why?"
 
 
 def requests(engine):
-    """Of all sorts: with and without image and form, short and long."""
+    """Requests with and without image and format, for short and long answers."""
     kinds = (TaskKind.POINT, TaskKind.ASK, TaskKind.GROUNDING, TaskKind.TRAJECTORY)
     combinations = itertools.product(PROMPTS, kinds, (0, 1))
     for number, (prompt, kind, frame) in enumerate(combinations):
-        form = answer_format(kind, engine.family, 2)
+        form = answer_format(kind, engine.capabilities.family, 2)
         image = None if kind is TaskKind.ASK and frame else FRAMES[frame]
-        yield GenerationRequest(image, prompt, "", 6 + number % 40, form)
+        yield ask(prompt, image, max_new_tokens=6 + number % 40, answer_format=form)
 
 
-def finish(engine, names):
-    """Step until all of `names` have ended; returns outcomes by name."""
+def finish(engine, handles):
+    """Step until all requests have ended; returns their outcomes."""
     outcomes = {}
-    while len(outcomes) < len(names):
+    while len(outcomes) < len(handles):
         outcomes |= dict(engine.step())
-    return [outcomes[name] for name in names]
+    return [outcomes[handle] for handle in handles]
 
 
 def same(answer, alone):
@@ -53,103 +55,98 @@ def same(answer, alone):
 
 def test_answers_together_are_the_answers_alone(engine):
     asked = list(requests(engine))
-    engine.forget()
+    engine.clear_cache()
     alone = [generate(engine, request) for request in asked]
     assert len({answer.text for answer in alone}) > len(asked) // 2
-    engine.forget()
-    together = finish(engine, [engine.start(request) for request in asked])
-    assert all(map(same, together, alone))
+    engine.clear_cache()
+    assert all(map(same, generate_together(engine, asked), alone))
 
 
 def test_answers_that_begin_while_others_are_in_progress(engine):
     asked = list(requests(engine))
     alone = [generate(engine, request) for request in asked]
-    engine.forget()
-    names, outcomes = [], {}
+    engine.clear_cache()
+    handles, outcomes = [], {}
     for request in asked:
-        names.append(engine.start(request))
+        handles.append(engine.start(request))
         outcomes |= dict(engine.step())
-    while len(outcomes) < len(names):
+    while len(outcomes) < len(handles):
         outcomes |= dict(engine.step())
-    assert all(same(outcomes[name], one) for name, one in zip(names, alone, strict=True))
+    assert all(same(outcomes[handle], one) for handle, one in zip(handles, alone, strict=True))
 
 
-def test_few_words_about_a_known_image_are_read_with_the_others(engine):
-    """One step for four prompts, and for the next token of an answer in progress."""
-    asked = [GenerationRequest(FRAMES[0], prompt, "", 20) for prompt in PROMPTS]
+def test_short_prompts_about_a_cached_image_are_prefilled_in_a_decode_step(engine, monkeypatch):
+    """One step for four prompts, and for the next token of a running sequence."""
+    asked = [ask(prompt, FRAMES[0], max_new_tokens=20) for prompt in PROMPTS]
     alone = [generate(engine, request) for request in asked]
-    steps = []
-    step = engine._parts.step
-    engine._parts.__dict__["step"] = lambda new: steps.append(new.ids.shape) or step(new)
-    try:
-        together = finish(engine, [engine.start(request) for request in asked])
-    finally:
-        engine._parts.__dict__["step"] = step
+    shapes, decode = [], engine.runner.decode
+    with monkeypatch.context() as patch:
+        record = lambda step: shapes.append(step.ids.shape) or decode(step)  # noqa: E731
+        patch.setattr(engine.runner, "decode", record)
+        together = generate_together(engine, asked)
     assert all(map(same, together, alone))
     assert all(answer.cached_tokens > 0 and answer.prefill_s > 0 for answer in together)
     longest = max(answer.tokens_in - answer.cached_tokens for answer in together)
-    short = sum(a.tokens_in - a.cached_tokens <= _FEW_WORDS for a in together)
+    short = sum(a.tokens_in - a.cached_tokens <= FEW_NEW_TOKENS for a in together)
     assert short >= 3
-    assert steps[0][0] == len(PROMPTS) and steps[0][1] <= min(longest, _FEW_WORDS)
+    assert shapes[0][0] == len(PROMPTS) and shapes[0][1] <= min(longest, FEW_NEW_TOKENS)
 
 
-def test_a_form_spares_steps_and_ends_the_answer(engine):
-    form = answer_format(TaskKind.GROUNDING, engine.family)
-    steps = []
-    step = engine._parts.step
-    engine._parts.__dict__["step"] = lambda new: steps.append(new) or step(new)
-    try:
-        answer = generate(engine, GenerationRequest(FRAMES[0], PROMPTS[0], "", 200, form))
-    finally:
-        engine._parts.__dict__["step"] = step
+def test_a_format_spares_steps_and_ends_the_answer(engine):
+    form = answer_format(TaskKind.GROUNDING, engine.capabilities.family)
+    before = engine.steps
+    answer = generate(engine, ask(PROMPTS[0], FRAMES[0], max_new_tokens=200, answer_format=form))
     assert answer.finish is FinishReason.EOS
     try:
-        assert len(parse_answer(TaskKind.GROUNDING, answer.text, engine.family).boxes) >= 1
-        assert len(steps) < answer.tokens_out - 1
+        assert (
+            len(parse_answer(TaskKind.GROUNDING, answer.text, engine.capabilities.family).boxes)
+            >= 1
+        )
+        assert engine.steps - before < answer.tokens_out - 1
     except EmptyAnswer:
         assert answer.text.startswith("[]")
 
 
-def test_rows_grow_under_answers_in_progress(engine, monkeypatch):
-    monkeypatch.setattr(engine, "_end_ids", frozenset())
-    engine.forget()
-    longest = GenerationRequest(FRAMES[0], PROMPTS[0], "", COLUMNS_STEP + 200)
-    alone = generate(engine, longest)
-    engine.forget()
-    first = engine.start(longest)
-    columns = engine._parts.rows.cache.shape[4]
-    others = [engine.start(replace(longest, prompt=prompt)) for prompt in PROMPTS[1:]]
-    outcomes = finish(engine, [first, *others])
-    assert outcomes[0].tokens_out == alone.tokens_out == COLUMNS_STEP + 200
-    # Beyond that random weights meet scores that are equal but for rounding.
-    assert outcomes[0].text[:100] == alone.text[:100]
-    assert engine._parts.rows.cache.shape[4] > columns
-    assert engine._parts.rows.cache.shape[2] == 8
+def test_the_cache_grows_under_running_sequences(engine, monkeypatch):
+    monkeypatch.setattr(engine.runner.cache, "slot_block", 16)
+    engine.clear_cache()
+    requests = (ask("the cup " * n, FRAMES[0], max_new_tokens=60) for n in range(1, 50))
+    pairs = ((request, generate(engine, request)) for request in requests)
+    long = itertools.islice((pair for pair in pairs if pair[1].tokens_out > 40), 5)
+    asked, alone = zip(*long, strict=True)
+    assert len(asked) == 5
+    engine.clear_cache()
+    first = engine.start(asked[0])
+    slots = engine.runner.cache.slots
+    outcomes = finish(engine, [first, *(engine.start(request) for request in asked[1:])])
+    assert all(map(same, outcomes, alone))
+    assert engine.runner.cache.slots >= slots + 32
+    assert engine.runner.cache.rows == 8
 
 
 def test_one_that_is_stopped_leaves_the_others_alone(engine):
-    asked = [GenerationRequest(FRAMES[0], prompt, "", 20) for prompt in (*PROMPTS, "and now?")]
+    asked = [ask(prompt, FRAMES[0], max_new_tokens=20) for prompt in (*PROMPTS, "and now?")]
     alone = [generate(engine, request) for request in asked]
     assert all(one.tokens_out == 20 for one in alone)
     stops = [False] * len(asked)
-    names = [
+    handles = [
         engine.start(replace(request, stop=lambda index=index: stops[index]))
         for index, request in enumerate(asked)
     ]
     outcomes = dict(engine.step())
     stops[0] = stops[3] = True
-    while len(outcomes) < len(names):
+    while len(outcomes) < len(handles):
         outcomes |= dict(engine.step())
     for index in (0, 3):
-        assert outcomes[names[index]].finish is FinishReason.STOPPED
-        assert alone[index].text.startswith(outcomes[names[index]].text)
+        assert outcomes[handles[index]].finish is FinishReason.STOPPED
+        assert alone[index].text.startswith(outcomes[handles[index]].text)
     for index in (1, 2, 4, 5):
-        assert same(outcomes[names[index]], alone[index])
+        assert same(outcomes[handles[index]], alone[index])
 
 
 def test_text_is_reported_as_it_comes(engine):
     told = []
-    request = GenerationRequest(FRAMES[0], PROMPTS[3], "", 30, report=lambda *a: told.append(a))
+    request = ask(PROMPTS[3], FRAMES[0], max_new_tokens=30, report=lambda *a: told.append(a))
     answer = generate(engine, request)
     stages = [stage for stage, _, _ in told]
     assert stages[:2] == [Stage.PREPROCESSING, Stage.PREFILL]
@@ -162,13 +159,13 @@ def test_text_is_reported_as_it_comes(engine):
 
 
 def test_a_request_that_does_not_fit_is_refused_before_it_runs(engine, monkeypatch):
-    going_on = engine.start(GenerationRequest(FRAMES[0], PROMPTS[0], "", 20))
+    going_on = engine.start(ask(PROMPTS[0], FRAMES[0], max_new_tokens=20))
     with monkeypatch.context() as patch:
-        patch.setattr(engine._parts.reader, "_vision", pytest.fail)
+        patch.setattr(engine.runner.prefiller, "vision", pytest.fail)
         free = "robobrain_ros.engines.local.engine.free_bytes"
         patch.setattr(free, lambda device: 100_000)
         with pytest.raises(EngineOutOfMemory, match="MB are free"):
-            engine.start(GenerationRequest(FRAMES[2], PROMPTS[0], "", 2000))
+            engine.start(ask(PROMPTS[0], FRAMES[2], max_new_tokens=2000))
     (outcome,) = finish(engine, [going_on])
     assert outcome.tokens_out == 20
 
@@ -184,17 +181,17 @@ def test_a_request_that_does_not_fit_is_refused_before_it_runs(engine, monkeypat
 def test_a_step_that_fails_ends_those_in_progress_and_the_engine_lives(
     engine, monkeypatch, error, expected
 ):
-    request = GenerationRequest(FRAMES[0], PROMPTS[0], "", 20)
+    request = ask(PROMPTS[0], FRAMES[0], max_new_tokens=20)
     before = generate(engine, request)
-    names = [engine.start(request), engine.start(request)]
+    handles = [engine.start(request), engine.start(request)]
 
     def fail(*_):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._parts.language, "hidden", fail)
+        patch.setattr(engine.runner.language, "hidden", fail)
         outcomes = dict(engine.step())
-    assert set(outcomes) == set(names)
+    assert set(outcomes) == set(handles)
     assert all(type(outcome) is expected for outcome in outcomes.values())
     assert all(isinstance(outcome, EngineError) for outcome in outcomes.values())
     assert engine.memory().answers == 0 and engine.memory().images == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever is wrong with a checkpoint, the hub or the options becomes one sentence."""
+"""Whatever is wrong with a checkpoint, the hub or the settings becomes one sentence."""
 
 import json
 import shutil
@@ -17,10 +17,16 @@ transformers = pytest.importorskip("transformers")
 from safetensors.torch import load_file, save_file  # noqa: E402
 from support import tiny_checkpoints  # noqa: E402
 
-from robobrain_ros.engines import create_engine  # noqa: E402
 from robobrain_ros.engines.base import LoadError  # noqa: E402
+from robobrain_ros.engines.config import EngineConfig  # noqa: E402
 from robobrain_ros.engines.local import checkpoint as checkpoint_module  # noqa: E402
 from robobrain_ros.engines.local import loading  # noqa: E402
+from robobrain_ros.engines.local.engine import load_local_engine  # noqa: E402
+
+
+def load(model, **settings):
+    """Load a directory, or what has that name."""
+    return load_local_engine(EngineConfig(str(model), **{"device": "cpu"} | settings))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +124,7 @@ def test_broken_checkpoints(broken, breakage):
     break_it, message = BREAKAGES[breakage]
     break_it(broken)
     with pytest.raises(LoadError, match=message) as caught:
-        create_engine(str(broken), device="cpu")
+        load(broken)
     assert "\n" not in str(caught.value)
 
 
@@ -127,13 +133,13 @@ def test_a_sharded_checkpoint_loads(broken):
     (broken / "model.safetensors").unlink()
     model.save_pretrained(broken, max_shard_size="500KB")
     assert (broken / "model.safetensors.index.json").is_file()
-    create_engine(str(broken), device="cpu").close()
+    load(broken).close()
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux' /proc")
 def test_weights_are_not_left_in_the_mapped_file(broken):
     """A file cut off under a running model ended the process with SIGBUS."""
-    engine = create_engine(str(broken), device="cpu", precision="float32")
+    engine = load(broken, precision="float32")
     try:
         weights = str(broken / "model.safetensors")
         assert weights not in Path("/proc/self/maps").read_text()
@@ -144,13 +150,13 @@ def test_weights_are_not_left_in_the_mapped_file(broken):
 def test_a_directory_without_a_telling_name_needs_a_family(broken, tmp_path):
     renamed = broken.rename(tmp_path / "weights")
     with pytest.raises(LoadError, match="set the family to one of robobrain2, robobrain2_3b"):
-        create_engine(str(renamed), device="cpu")
-    engine = create_engine(str(renamed), device="cpu", family="robobrain2")
-    assert engine.family.name == "robobrain2"
+        load(renamed)
+    engine = load(renamed, family="robobrain2")
+    assert engine.capabilities.family.name == "robobrain2"
     engine.close()
     edit_json(renamed / "config.json", robobrain_family="robobrain2_3b")
-    engine = create_engine(str(renamed), device="cpu")
-    assert engine.family.name == "robobrain2_3b"
+    engine = load(renamed)
+    assert engine.capabilities.family.name == "robobrain2_3b"
     engine.close()
 
 
@@ -165,14 +171,14 @@ def test_a_directory_without_a_telling_name_needs_a_family(broken, tmp_path):
 )
 def test_impossible_options(whole, options, message):
     with pytest.raises(LoadError, match=message):
-        create_engine(str(whole), **{"device": "cpu"} | options)
+        load(whole, **options)
 
 
 def test_cuda_without_a_gpu(whole, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(LoadError, match="no usable CUDA GPU"):
-        create_engine(str(whole), device="cuda")
-    engine = create_engine(str(whole), device="auto")
+        load(whole, device="cuda")
+    engine = load(whole, device="auto")
     assert "CPU" in engine.description
     engine.close()
 
@@ -180,13 +186,13 @@ def test_cuda_without_a_gpu(whole, monkeypatch):
 def test_quantization_without_bitsandbytes(whole, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(LoadError, match="needs bitsandbytes"):
-        create_engine(str(whole), quantization="nf4", device="cpu")
+        load(whole, quantization="nf4")
 
 
 def test_quantizing_a_quantized_checkpoint(broken):
     edit_json(broken / "config.json", quantization_config={"quant_method": "awq"})
     with pytest.raises(LoadError, match=r"already \(awq\)"):
-        create_engine(str(broken), quantization="nf4", device="cpu")
+        load(broken, quantization="nf4")
 
 
 @pytest.fixture
@@ -201,11 +207,12 @@ def automatic(whole, device="auto", told=print, **values):
     """The quantization that is chosen for a model of 3 G parameters, with `values` set."""
     checkpoint = checkpoint_module.check_checkpoint(whole, str(whole), "auto", lambda _: None)
     checkpoint = replace(checkpoint, **{"parameters": 3_000_000_000} | values)
-    return loading.choose_placement(checkpoint, "auto", device, "auto", told).quantization
+    config = EngineConfig(str(whole), quantization="auto", device=device)
+    return loading.choose_placement(checkpoint, config, told).quantization
 
 
 def test_automatic_quantization_is_for_large_models_on_a_gpu(whole, cuda, monkeypatch):
-    monkeypatch.setattr(loading, "_nf4_works", lambda device, _: device.type == "cuda")
+    monkeypatch.setattr(loading, "nf4_works", lambda device, _: device.type == "cuda")
     assert automatic(whole) == automatic(whole, "cuda") == "nf4"
     assert automatic(whole, "cpu") == "none"
     assert automatic(whole, parameters=4_000_000) == "none"
@@ -216,7 +223,7 @@ def test_automatic_quantization_is_for_large_models_on_a_gpu(whole, cuda, monkey
 
 def test_automatic_quantization_where_bitsandbytes_does_not_work(whole, cuda, monkeypatch):
     told = []
-    monkeypatch.setattr(loading, "_NF4_TRIAL", "raise RuntimeError('named symbol not found')")
+    monkeypatch.setattr(loading, "NF4_TRIAL", "raise RuntimeError('named symbol not found')")
     assert automatic(whole, told=told.append) == "none"
     (line,) = told
     assert "bitsandbytes does not work here (RuntimeError: named symbol not found)" in line
@@ -224,22 +231,22 @@ def test_automatic_quantization_where_bitsandbytes_does_not_work(whole, cuda, mo
 
 def test_bitsandbytes_that_ends_its_process_or_hangs_is_survived(monkeypatch):
     told = []
-    monkeypatch.setattr(loading, "_NF4_TRIAL", "import os; os._exit(3)")
-    assert not loading._nf4_works(torch.device("cpu"), told.append)
-    monkeypatch.setattr(loading, "_NF4_TRIAL", "import time; time.sleep(60)")
-    monkeypatch.setattr(loading, "_NF4_TRIAL_S", 0.5)
-    assert not loading._nf4_works(torch.device("cpu"), told.append)
+    monkeypatch.setattr(loading, "NF4_TRIAL", "import os; os._exit(3)")
+    assert not loading.nf4_works(torch.device("cpu"), told.append)
+    monkeypatch.setattr(loading, "NF4_TRIAL", "import time; time.sleep(60)")
+    monkeypatch.setattr(loading, "NF4_TRIAL_S", 0.5)
+    assert not loading.nf4_works(torch.device("cpu"), told.append)
     assert "exit status 3" in told[0] and "timed out" in told[1]
 
 
 def test_where_bitsandbytes_works_it_is_found_to():
     pytest.importorskip("bitsandbytes")
     told = []
-    assert loading._nf4_works(torch.device("cpu"), told.append), told
+    assert loading.nf4_works(torch.device("cpu"), told.append), told
 
 
 def test_automatic_quantization_loads_without_a_gpu(whole):
-    engine = create_engine(str(whole), quantization="auto", device="cpu")
+    engine = load(whole, quantization="auto")
     assert "float32 on CPU" in engine.description
     engine.close()
 
@@ -250,21 +257,21 @@ def test_memory_that_ends_while_loading(whole, monkeypatch):
 
     monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", fail)
     with pytest.raises(LoadError, match="not enough memory") as caught:
-        create_engine(str(whole), device="cpu")
+        load(whole)
     assert caught.value.__context__ is None
 
 
 def test_names_that_lead_nowhere(tmp_path, monkeypatch):
     for name in (str(tmp_path / "missing"), "models/best/one", "BAAI/a..b", "best", ""):
         with pytest.raises(LoadError, match="There is no directory"):
-            create_engine(name)
+            load(name)
     file = tmp_path / "model.gguf"
     file.touch()
     with pytest.raises(LoadError, match="is a file"):
-        create_engine(str(file))
+        load(str(file))
     monkeypatch.setattr(checkpoint_module, "NANO_DIRECTORY", tmp_path)
     with pytest.raises(LoadError, match="make nano"):
-        create_engine("nano")
+        load("nano")
 
 
 @pytest.fixture
@@ -308,7 +315,7 @@ def hub_server():
 def test_a_hub_that_cannot_be_reached(hub):
     hub("http://127.0.0.1:9")
     with pytest.raises(LoadError, match=r"Can't get BAAI/RoboBrain2\.0-3B from the hub"):
-        create_engine("BAAI/RoboBrain2.0-3B")
+        load("BAAI/RoboBrain2.0-3B")
 
 
 @pytest.mark.parametrize(
@@ -323,7 +330,7 @@ def test_a_hub_that_refuses(hub, hub_server, status, code, message):
     hub(f"http://127.0.0.1:{hub_server.server_port}")
     hub_server.answer = (status, {"X-Error-Code": code}, b"{}")
     with pytest.raises(LoadError, match=message):
-        create_engine("BAAI/RoboBrain2.0-3B")
+        load("BAAI/RoboBrain2.0-3B")
 
 
 def test_a_hub_model_without_safetensors(hub, hub_server):
@@ -332,7 +339,7 @@ def test_a_hub_model_without_safetensors(hub, hub_server):
     listing = {"id": "a/RoboBrain", "sha": "0" * 40, "siblings": files}
     hub_server.answer = (200, {"Content-Type": "application/json"}, json.dumps(listing).encode())
     with pytest.raises(LoadError, match="no safetensors"):
-        create_engine("a/RoboBrain")
+        load("a/RoboBrain")
 
 
 def test_a_local_copy_of_a_hub_model_needs_no_network(hub, whole):
@@ -341,9 +348,9 @@ def test_a_local_copy_of_a_hub_model_needs_no_network(hub, whole):
     shutil.copytree(whole, cache / "snapshots" / revision)
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(revision)
-    engine = create_engine("BAAI/RoboBrain2.0-3B", device="cpu")
-    assert engine.family.name == "robobrain2_3b"
+    engine = load("BAAI/RoboBrain2.0-3B")
+    assert engine.capabilities.family.name == "robobrain2_3b"
     engine.close()
     (cache / "snapshots" / revision / "model.safetensors").unlink()
     with pytest.raises(LoadError, match="from the hub"):
-        create_engine("BAAI/RoboBrain2.0-3B", device="cpu")
+        load("BAAI/RoboBrain2.0-3B")

@@ -16,9 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_a_model_without_its_libraries_names_the_requirements():
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from robobrain_ros.engines import create_engine\n"
         "from robobrain_ros.engines.base import LoadError\n"
-        "try: create_engine('nano')\n"
+        "from robobrain_ros.engines.config import EngineConfig\n"
+        "from robobrain_ros.engines.factory import load_engine\n"
+        "try: load_engine(EngineConfig('nano'))\n"
         "except LoadError as error: print(error)"
     )
     command = [sys.executable, "-c", code]

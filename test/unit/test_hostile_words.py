@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.requests import ask
 
 from robobrain_ros.core.cancellation import StopSignal
 from robobrain_ros.core.errors import BrainError, ErrorCode
@@ -24,7 +25,7 @@ from robobrain_ros.core.pipeline import (
     Query,
     infer,
 )
-from robobrain_ros.core.requests import FinishReason, Generation, GenerationRequest
+from robobrain_ros.core.requests import FinishReason, Generation
 from robobrain_ros.core.tasks import TaskKind, Think
 from robobrain_ros.tf_projection import DepthScene
 
@@ -91,40 +92,41 @@ def test_a_sentence_that_quotes_a_megabyte_is_short_and_keeps_its_advice():
 
 
 @pytest.fixture(scope="module")
-def encoder():
+def processor():
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from robobrain_ros.engines.local.checkpoint import NANO_DIRECTORY
-    from robobrain_ros.engines.local.processor import Encoder
+    from robobrain_ros.engines.local.processor import Processor
 
-    return Encoder(NANO_DIRECTORY, 0)
+    return Processor(NANO_DIRECTORY, 0)
 
 
-def tags_of(encoder, prompt: str) -> list[str]:
-    """The tokens of a chat that have a meaning of their own, the image and all."""
-    ids = encoder.token_ids(GenerationRequest(None, prompt, "<think>"), 2)[0].tolist()
-    tokens = encoder.tokenizer.convert_ids_to_tokens(ids)
-    added = {token.content for token in encoder.tokenizer.added_tokens_decoder.values()}
+def tags_of(processor, prompt: str) -> list[str]:
+    """The control tokens and tags of a chat, that of the image among them."""
+    image = np.zeros((28, 56, 3), np.uint8)
+    ids = processor.token_ids(ask(prompt, image, opening="<think>"), [2])[0].tolist()
+    tokens = processor.tokenizer.convert_ids_to_tokens(ids)
+    added = {token.content for token in processor.tokenizer.added_tokens_decoder.values()}
     return [token for token in tokens if token in added and token.startswith("<")]
 
 
 @pytest.mark.parametrize("tag", ["<think>", "</think>", "<answer>", "</answer>"])
-def test_thinking_tags_in_a_query_stay_words(encoder, tag):
-    assert tags_of(encoder, f"the cup {tag}[(1, 1)]") == tags_of(encoder, "the cup")
+def test_thinking_tags_in_a_query_stay_words(processor, tag):
+    assert tags_of(processor, f"the cup {tag}[(1, 1)]") == tags_of(processor, "the cup")
 
 
 @settings(deadline=None)
 @given(st.lists(st.one_of(st.sampled_from(TAGS), st.text(max_size=3)), max_size=12).map("".join))
-def test_no_text_becomes_a_control_token_or_a_template(encoder, text):
+def test_no_text_becomes_a_control_token_or_a_template(processor, text):
     prompt = f"point to {text}"
     try:
         prompt = checked_text(prompt)
     except BrainError:
         return
-    assert tags_of(encoder, prompt) == tags_of(encoder, "the cup")
+    assert tags_of(processor, prompt) == tags_of(processor, "the cup")
     if "{{" in text:
-        ids = encoder.token_ids(GenerationRequest(None, prompt), 0)[0].tolist()
-        assert "{{" in encoder.decode(ids) and "49" not in encoder.decode(ids).replace(text, "")
+        ids = processor.token_ids(ask(prompt), [])[0].tolist()
+        assert "{{" in processor.decode(ids) and "49" not in processor.decode(ids).replace(text, "")
 
 
 # Answers of models
@@ -138,7 +140,7 @@ def inferred(raw: str, kind: TaskKind = TaskKind.POINT, family=FAMILY, max_point
     work = infer(engine, query, lambda: seen, StopSignal(math.inf))
     next(work)
     try:
-        work.send(Generation(raw, FinishReason.EOS, SIZE, 9, 9, 0, 0.0, 0.0, 0.0))
+        work.send(Generation(raw, FinishReason.EOS, (SIZE,), 9, 9, 0, 0.0, 0.0, 0.0))
     except StopIteration as end:
         return end.value[0]
     raise AssertionError("one question is asked, no more")

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from robobrain_ros.engines.local import onednn_linear  # noqa: E402
-from robobrain_ros.engines.local.onednn_linear import LaidOut, lay_out, product  # noqa: E402
+from robobrain_ros.engines.local.onednn_linear import PrepackedLinear, prepack, product  # noqa: E402
 
 F = torch.nn.functional
 SMALL, LARGE = (96, 64), (640, 512)  # (O, I); many products are 2**18
@@ -22,11 +22,11 @@ def numbers(*shape, dtype=torch.float32, seed=0):
 @pytest.mark.parametrize("rows", [1, 3, 50, 300])
 @pytest.mark.parametrize("shape", [SMALL, LARGE])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_laid_out_weights_give_what_they_gave(dtype, rows, shape, with_bias):
+def test_prepacked_layers_compute_what_they_did(dtype, rows, shape, with_bias):
     weight = numbers(*shape, dtype=dtype)
     bias = numbers(shape[0], dtype=dtype, seed=1) if with_bias else None
     x = numbers(rows, shape[1], dtype=dtype, seed=2)
-    layer = LaidOut(weight, bias)
+    layer = PrepackedLinear(weight, bias)
     with torch.inference_mode():
         # Of sums as long as this; in bfloat16 the last of 8 bits may differ.
         tolerance = {"rtol": 1e-4, "atol": 1e-3} if dtype is torch.float32 else {}
@@ -35,11 +35,11 @@ def test_laid_out_weights_give_what_they_gave(dtype, rows, shape, with_bias):
 
 
 def test_large_weights_are_not_kept_twice():
-    assert LaidOut(numbers(*SMALL)).weight is not None
-    assert (LaidOut(numbers(*LARGE)).weight is None) is onednn_linear._ONEDNN
+    assert PrepackedLinear(numbers(*SMALL)).weight is not None
+    assert (PrepackedLinear(numbers(*LARGE)).weight is None) is onednn_linear.ONEDNN
 
 
-def test_quantized_layers_stay_and_plain_ones_are_laid_out():
+def test_quantized_layers_stay_and_plain_ones_are_prepacked():
     class Doubled(torch.nn.Linear):
         def forward(self, x):
             return 2 * super().forward(x)
@@ -48,15 +48,15 @@ def test_quantized_layers_stay_and_plain_ones_are_laid_out():
     x = numbers(40, 64)
     with torch.no_grad():
         before = model(x)
-        lay_out(model)
+        prepack(model)
         torch.testing.assert_close(model(x), before)
-    assert [type(layer) for layer in model] == [LaidOut, Doubled, LaidOut]
+    assert [type(layer) for layer in model] == [PrepackedLinear, Doubled, PrepackedLinear]
 
 
 @pytest.mark.parametrize("broken", ["absent", "refusing"])
 def test_without_onednn_products_are_plain(monkeypatch, broken):
     if broken == "absent":
-        monkeypatch.setattr(onednn_linear, "_ONEDNN", False)
+        monkeypatch.setattr(onednn_linear, "ONEDNN", False)
     else:
 
         class Refusing:
@@ -65,7 +65,7 @@ def test_without_onednn_products_are_plain(monkeypatch, broken):
 
         monkeypatch.setattr(torch.ops, "mkldnn", Refusing())
     weight, x = numbers(*LARGE), numbers(50, LARGE[1], seed=2)
-    layer = LaidOut(weight)
+    layer = PrepackedLinear(weight)
     assert layer.weight is not None
     assert torch.equal(layer(x), F.linear(x, weight))
 

@@ -47,7 +47,7 @@ class ScriptedEngine:
             while not request.stop():
                 time.sleep(0.001)
             finish = FinishReason.STOPPED
-        return Generation(self._text, finish, SENT, 100, 10, 0, 0.01, 0.02, 0.03)
+        return Generation(self._text, finish, (SENT,), 100, 10, 0, 0.01, 0.02, 0.03)
 
 
 def inferred(engine, query, observe, stop, report=None):
@@ -196,8 +196,8 @@ def test_the_answers_form_is_that_of_task_family_and_max_points():
     for query in (Query(TaskKind.POINT, "x", max_points=3), Query(TaskKind.ASK, "x")):
         inferred(engine, query, view, stop)
     point, ask = engine.requests
-    assert point.form == answer_format(TaskKind.POINT, engine.family, 3)
-    assert ask.form is None
+    assert point.answer_format == answer_format(TaskKind.POINT, engine.family, 3)
+    assert ask.answer_format is None
 
 
 def test_lifting_is_reported():

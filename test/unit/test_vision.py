@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading an image by our own arithmetic, compared with transformers' tower and processor."""
+"""Patches and features of images, compared with transformers' processor and vision tower."""
 
 import warnings
 
@@ -13,7 +13,7 @@ from PIL import Image  # noqa: E402
 from support import tiny_checkpoints  # noqa: E402
 
 from robobrain_ros.engines.local import onednn_linear as products  # noqa: E402
-from robobrain_ros.engines.local.image_patches import Patches, resized  # noqa: E402
+from robobrain_ros.engines.local.image_patches import PatchExtractor, resize  # noqa: E402
 from robobrain_ros.engines.local.qwen_vision import VisionTower, patch_grid  # noqa: E402
 from robobrain_ros.nano.architecture import MODEL_DIRECTORY, build_image_processor  # noqa: E402
 
@@ -135,9 +135,9 @@ def test_windows_of_one_size_are_together(directories):
 def test_few_grids_are_kept(directories):
     tower = VisionTower(load(directories["qwen2_5_vl"]))
     for columns in range(1, 9):
-        first = by_us(tower, *picture(tower._visual, 1, columns))
-    assert len(tower._grids) == 4
-    again = by_us(tower, *picture(tower._visual, 1, 8))
+        first = by_us(tower, *picture(tower.visual, 1, columns))
+    assert len(tower.grids) == 4
+    again = by_us(tower, *picture(tower.visual, 1, 8))
     assert difference(again, first) == 0
 
 
@@ -153,11 +153,11 @@ def test_works_without_onednn(directories, monkeypatch):
     visual = load(directories["qwen2_5_vl"])
     seen = picture(visual, 17, 23)
     expected = by_us(VisionTower(visual), *seen)
-    monkeypatch.setattr(products, "_ONEDNN", False)
+    monkeypatch.setattr(products, "ONEDNN", False)
     assert difference(by_us(VisionTower(visual), *seen), expected) < 1e-5
 
 
-class TestPatches:
+class TestPatchExtractor:
     @pytest.mark.parametrize("shape", [(28, 28), (252, 336), (336, 784)])
     @pytest.mark.parametrize(
         "changes",
@@ -175,13 +175,13 @@ class TestPatches:
             size={"shortest_edge": 28 * 28, "longest_edge": 10**6}, **changes
         )
         expected = processor(images=[Image.fromarray(image)], return_tensors="pt")
-        pixel_values, grid = Patches(processor)(image)
+        pixel_values, grid = PatchExtractor(processor)(image)
         torch.testing.assert_close(pixel_values, expected["pixel_values"], rtol=0, atol=1e-6)
         torch.testing.assert_close(grid, expected["image_grid_thw"])
 
     def test_other_sizes_are_refused(self):
         with pytest.raises(ValueError, match="130x70 pixels are not a multiple of 28"):
-            Patches(build_image_processor())(np.zeros((70, 130, 3), np.uint8))
+            PatchExtractor(build_image_processor())(np.zeros((70, 130, 3), np.uint8))
 
     @pytest.mark.parametrize("size", [(336, 252), (644, 476), (28, 28), (1288, 112)])
     def test_resizing_is_pillows_but_for_rounding(self, size):
@@ -189,7 +189,7 @@ class TestPatches:
         blocks = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
         image = np.asarray(blocks.resize((640, 480), Image.Resampling.BICUBIC))
         expected = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
-        actual = resized(image, size)
+        actual = resize(image, size)
         assert actual.dtype == np.uint8
         assert np.abs(actual.astype(int) - np.asarray(expected)).max() <= 2
 
@@ -198,8 +198,8 @@ class TestPatches:
         image.setflags(write=False)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            small = resized(image, (56, 28))
-            mirrored = resized(image[:, ::-1, ::-1], (56, 28))
-            same = resized(image, (80, 60))
+            small = resize(image, (56, 28))
+            mirrored = resize(image[:, ::-1, ::-1], (56, 28))
+            same = resize(image, (80, 60))
         assert np.abs(small[:, ::-1, ::-1].astype(int) - mirrored).max() <= 1
         assert same is image

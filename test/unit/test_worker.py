@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine's thread: several at a time, in order, bounded, stoppable, and not to be killed."""
+"""The scheduler: batches, priorities, a bounded queue, and a thread that survives its clients."""
 
 from __future__ import annotations
 
@@ -9,76 +9,81 @@ import time
 from concurrent.futures import CancelledError, wait
 
 import pytest
+from support.requests import ask
 
-from robobrain_ros.core.requests import FinishReason, Generation, GenerationRequest
+from robobrain_ros.core.families import FAMILIES
+from robobrain_ros.core.requests import FinishReason, Generation
 from robobrain_ros.engines.base import (
+    Capabilities,
     EngineBusy,
     EngineOutOfMemory,
     EngineUnavailable,
     LoadError,
     Memory,
+    Priority,
 )
-from robobrain_ros.engines.local.scheduler import EngineWorker, Priority
+from robobrain_ros.engines.local.scheduler import Scheduler
 
 PATIENCE_S = 20
 
 
 class TokenEngine:
-    """Writes an x a step to each answer, and remembers the threads that touched it.
+    """Adds an x per step to each answer, and remembers the threads that called it.
 
-    While `paused` is set a step waits for a permit of `steps`. `room`: answers that fit in memory.
+    While `paused` is set a step waits for a permit. room: answers that fit in memory.
     """
 
-    family = None
+    capabilities = Capabilities(FAMILIES["robobrain2"], 1, False, False, False, False)
     description = "fake"
+    steps = 0
     memory_bytes = 0
 
     def __init__(self, room=100):
         self.threads = {threading.current_thread()}
         self.closed = 0
-        self.forgot = threading.Event()
+        self.cleared = threading.Event()
         self.started = []
         self.paused = threading.Event()
-        self.steps = threading.Semaphore(0)
+        self.permits = threading.Semaphore(0)
         self.fails = None
-        self._room = room
+        self.room = room
         self._answers = {}
-        self._names = itertools.count()
+        self._handles = itertools.count()
 
     def start(self, request):
         self.threads.add(threading.current_thread())
-        if len(self._answers) >= self._room:
+        if len(self._answers) >= self.room:
             raise EngineOutOfMemory("full")
-        name = next(self._names)
-        self._answers[name] = [request, 0]
-        self.started.append(request.prompt)
-        return name
+        handle = next(self._handles)
+        self._answers[handle] = [request, 0]
+        self.started.append(request.text)
+        return handle
 
     def step(self):
         self.threads.add(threading.current_thread())
-        while self.paused.is_set() and not self.steps.acquire(timeout=0.01):
+        while self.paused.is_set() and not self.permits.acquire(timeout=0.01):
             if any(request.stop() for request, _ in self._answers.values()):
                 break
         ended = []
-        for name, answer in list(self._answers.items()):
+        for handle, answer in list(self._answers.items()):
             request, tokens = answer
             if self.fails is not None:
-                ended.append((name, self.fails))
+                ended.append((handle, self.fails))
             elif request.stop():
-                ended.append((name, generation(tokens, FinishReason.STOPPED)))
-            elif tokens + 1 >= request.max_new_tokens:
-                ended.append((name, generation(tokens + 1, FinishReason.LENGTH)))
+                ended.append((handle, generation(tokens, FinishReason.STOPPED)))
+            elif tokens + 1 >= request.options.max_new_tokens:
+                ended.append((handle, generation(tokens + 1, FinishReason.LENGTH)))
             answer[1] += 1
-        for name, _ in ended:
-            del self._answers[name]
+        for handle, _ in ended:
+            del self._answers[handle]
         return ended
 
     def memory(self):
         return Memory(0, 0, len(self._answers), 0)
 
-    def forget(self):
+    def clear_cache(self):
         self.threads.add(threading.current_thread())
-        self.forgot.set()
+        self.cleared.set()
 
     def close(self):
         self.threads.add(threading.current_thread())
@@ -86,46 +91,53 @@ class TokenEngine:
 
 
 def generation(tokens, finish):
-    return Generation("x" * tokens, finish, (1, 1), 1, tokens, 0, 0.0, 0.0, 0.0)
+    return Generation("x" * tokens, finish, (), 1, tokens, 0, 0.0, 0.0, 0.0)
+
+
+class TokenScheduler(Scheduler):
+    """A scheduler whose engine, once loaded, can be looked at."""
+
+    def __init__(self, load=TokenEngine, **settings):
+        def loading():
+            self.engine = load()
+            return self.engine
+
+        super().__init__(loading, **settings)
 
 
 @pytest.fixture
 def worker():
-    made = EngineWorker(TokenEngine, max_pending=2, max_batch=1)
+    made = TokenScheduler(max_pending=2, max_batch=1)
     yield made
     assert made.close(PATIENCE_S)
 
 
+def engine_of(scheduler):
+    """The engine, once it is loaded."""
+    scheduler.ready.result(PATIENCE_S)
+    return scheduler.engine
+
+
 def asking(max_new_tokens=1, prompt="", stop=lambda: False):
     """Work that asks the model once and returns its answer."""
-
-    def work(engine):
-        request = GenerationRequest(None, prompt, max_new_tokens=max_new_tokens, stop=stop)
-        return (yield request)
-
-    return work
+    return (yield ask(prompt, max_new_tokens=max_new_tokens, stop=stop))
 
 
 def calling(call):
     """Work that needs no model."""
-
-    def work(engine):
-        return call(engine)
-        yield
-
-    return work
+    return call()
+    yield
 
 
 def blocked(worker):
-    """Keep the worker's thread busy; returns (release, future of the blocking work)."""
+    """Keep the scheduler's thread busy; returns (release, future of the blocking work)."""
     release, started = threading.Event(), threading.Event()
 
-    def block(engine):
+    def block():
         started.set()
         assert release.wait(PATIENCE_S)
-        return engine
 
-    future = worker.submit(calling(block))
+    future = worker.run(calling(block))
     assert started.wait(PATIENCE_S)
     return release, future
 
@@ -138,10 +150,10 @@ def until(condition):
 
 
 def test_one_thread_makes_runs_and_closes_the_engine():
-    worker = EngineWorker(TokenEngine)
-    engine = worker.ready.result(PATIENCE_S)
-    assert worker.submit(asking(3)).result(PATIENCE_S).text == "xxx"
-    assert worker.submit(calling(lambda engine: engine.description)).result(PATIENCE_S) == "fake"
+    worker = TokenScheduler()
+    engine = engine_of(worker)
+    assert worker.run(asking(3)).result(PATIENCE_S).text == "xxx"
+    assert worker.run(calling(lambda: worker.description)).result(PATIENCE_S) == "fake"
     assert worker.close(PATIENCE_S)
     assert engine.closed == 1
     (thread,) = engine.threads
@@ -150,56 +162,90 @@ def test_one_thread_makes_runs_and_closes_the_engine():
     assert not thread.is_alive()
 
 
+def test_the_public_state_follows_the_model():
+    go = threading.Event()
+
+    def load():
+        assert go.wait(PATIENCE_S)
+        return TokenEngine()
+
+    worker = TokenScheduler(load)
+    assert (worker.description, worker.memory, worker.failure) == ("", None, None)
+    with pytest.raises(EngineUnavailable, match="not loaded"):
+        _ = worker.capabilities
+    queued = worker.generate(ask("early", max_new_tokens=2))
+    go.set()
+    assert queued.result(PATIENCE_S).text == "xx"
+    assert worker.ready.result(PATIENCE_S) is worker.capabilities
+    assert worker.capabilities.family.name == "robobrain2" and worker.capabilities.thinks
+    assert worker.description == "fake"
+    until(lambda: worker.memory == Memory(0, 0, 0, 0))
+    assert worker.close(PATIENCE_S)
+
+
+def test_a_request_that_is_stopped_while_it_waits_is_told_at_once(worker):
+    engine = engine_of(worker)
+    done, late = threading.Event(), threading.Event()
+    running = worker.generate(ask("long", max_new_tokens=10**9, stop=done.is_set))
+    until(lambda: engine.started)
+    waiting = worker.generate(ask("", stop=late.is_set), priority=Priority.BACKGROUND)
+    late.set()
+    assert waiting.result(PATIENCE_S).finish is FinishReason.STOPPED
+    assert not running.done()
+    done.set()
+    assert running.result(PATIENCE_S).finish is FinishReason.STOPPED
+
+
 def test_work_may_ask_again_with_what_it_was_answered(worker):
-    def work(engine):
-        first = yield GenerationRequest(None, "", max_new_tokens=2)
-        second = yield GenerationRequest(None, first.text, max_new_tokens=1)
+    def work():
+        first = yield ask("", max_new_tokens=2)
+        second = yield ask(first.text, max_new_tokens=1)
         return first.text + second.text
 
-    engine = worker.ready.result(PATIENCE_S)
-    assert worker.submit(work).result(PATIENCE_S) == "xxx"
+    engine = engine_of(worker)
+    assert worker.run(work()).result(PATIENCE_S) == "xxx"
     assert engine.started == ["", "xx"]
 
 
-def test_forgetting_needs_no_room_in_the_queue_and_happens_on_the_thread():
-    worker = EngineWorker(TokenEngine, max_pending=0, max_batch=1)
-    engine = worker.ready.result(PATIENCE_S)
+def test_clearing_the_cache_needs_no_room_in_the_queue_and_happens_on_the_thread():
+    worker = TokenScheduler(max_pending=0, max_batch=1)
+    engine = engine_of(worker)
     release, first = blocked(worker)
-    worker.forget()
-    assert not engine.forgot.is_set()
+    worker.clear_cache()
+    assert not engine.cleared.is_set()
     release.set()
     first.result(PATIENCE_S)
-    assert engine.forgot.wait(PATIENCE_S)
+    assert engine.cleared.wait(PATIENCE_S)
     assert worker.close(PATIENCE_S)
-    worker.forget()  # nothing is left to forget
+    worker.clear_cache()  # nothing is left to clear
     (thread,) = engine.threads
     assert thread is not threading.current_thread()
 
 
 def test_those_that_wait_run_in_order(worker):
     release, first = blocked(worker)
-    futures = [worker.submit(asking(prompt=name)) for name in "ab"]
+    futures = [worker.run(asking(prompt=name)) for name in "ab"]
     release.set()
     wait([first, *futures], PATIENCE_S)
-    assert worker.ready.result(0).started == ["a", "b"]
+    assert worker.engine.started == ["a", "b"]
 
 
-def test_perception_comes_before_talk(worker):
+def test_perception_comes_before_background(worker):
     release, first = blocked(worker)
-    talk = worker.submit(asking(prompt="talk"), priority=Priority.TALK)
-    point = worker.submit(asking(prompt="point"))
+    background = worker.run(asking(prompt="background"), priority=Priority.BACKGROUND)
+    point = worker.run(asking(prompt="point"))
     release.set()
-    wait([first, talk, point], PATIENCE_S)
-    assert worker.ready.result(0).started == ["point", "talk"]
+    wait([first, background, point], PATIENCE_S)
+    assert worker.engine.started == ["point", "background"]
 
 
 def test_several_are_answered_at_once_and_a_long_one_holds_nobody_up():
-    worker = EngineWorker(TokenEngine, max_batch=3)
-    engine = worker.ready.result(PATIENCE_S)
+    worker = TokenScheduler(max_batch=3)
+    engine = engine_of(worker)
     done = threading.Event()
-    long = worker.submit(asking(10**9, stop=done.is_set), priority=Priority.TALK)
+    long = worker.run(asking(10**9, stop=done.is_set), priority=Priority.BACKGROUND)
     for _ in range(20):
-        assert worker.submit(asking(2)).result(PATIENCE_S).text == "xx"
+        assert worker.run(asking(2)).result(PATIENCE_S).text == "xx"
     assert not long.done()
     done.set()
     assert long.result(PATIENCE_S).finish is FinishReason.STOPPED
@@ -207,46 +253,47 @@ def test_several_are_answered_at_once_and_a_long_one_holds_nobody_up():
     assert engine.closed == 1
 
 
-def test_talk_leaves_a_place_for_perception():
-    worker = EngineWorker(TokenEngine, max_batch=3)
-    engine = worker.ready.result(PATIENCE_S)
+def test_background_leaves_a_slot_for_perception():
+    worker = TokenScheduler(max_batch=3)
+    engine = engine_of(worker)
     done = threading.Event()
-    talks = [
-        worker.submit(asking(10**9, "talk", done.is_set), priority=Priority.TALK) for _ in range(4)
+    long = [
+        worker.run(asking(10**9, "long", done.is_set), priority=Priority.BACKGROUND)
+        for _ in range(4)
     ]
     until(lambda: len(engine.started) == 2)
-    assert worker.submit(asking(2, "point")).result(PATIENCE_S).text == "xx"
-    assert engine.started == ["talk", "talk", "point"]
+    assert worker.run(asking(2, "point")).result(PATIENCE_S).text == "xx"
+    assert engine.started == ["long", "long", "point"]
     assert worker.pending == 2
     done.set()
-    wait(talks, PATIENCE_S)
+    wait(long, PATIENCE_S)
     assert worker.close(PATIENCE_S)
 
 
 def test_a_full_queue_is_busy_and_a_cancelled_request_makes_room(worker):
     release, first = blocked(worker)
-    waiting = [worker.submit(asking(prompt=name)) for name in "ab"]
+    waiting = [worker.run(asking(prompt=name)) for name in "ab"]
     assert worker.pending == 2
     with pytest.raises(EngineBusy, match="ask again"):
-        worker.submit(asking())
+        worker.run(asking())
     assert waiting[0].cancel()
     assert worker.pending == 1
-    third = worker.submit(asking(prompt="c"))
+    third = worker.run(asking(prompt="c"))
     release.set()
     wait([first, waiting[1], third], PATIENCE_S)
-    assert worker.ready.result(0).started == ["b", "c"]
+    assert worker.engine.started == ["b", "c"]
     with pytest.raises(CancelledError):
         waiting[0].result(PATIENCE_S)
 
 
 def test_no_queue_at_all_still_runs_one_request():
-    worker = EngineWorker(TokenEngine, max_pending=0, max_batch=1)
+    worker = TokenScheduler(max_pending=0, max_batch=1)
     worker.ready.result(PATIENCE_S)
     for _ in range(100):
-        assert worker.submit(asking(2)).result(PATIENCE_S).text == "xx"
+        assert worker.run(asking(2)).result(PATIENCE_S).text == "xx"
     release, first = blocked(worker)
     with pytest.raises(EngineBusy):
-        worker.submit(asking())
+        worker.run(asking())
     release.set()
     first.result(PATIENCE_S)
     assert worker.close(PATIENCE_S)
@@ -254,15 +301,15 @@ def test_no_queue_at_all_still_runs_one_request():
 
 def test_one_that_waits_in_vain_is_told_without_its_turn(worker):
     """A deadline that passes in the queue is answered before what holds the queue up ends."""
-    engine = worker.ready.result(PATIENCE_S)
+    engine = engine_of(worker)
     stop, late = threading.Event(), threading.Event()
-    running = worker.submit(asking(10**9, stop=stop.is_set))
+    running = worker.run(asking(10**9, stop=stop.is_set))
     until(lambda: engine.started)
 
-    def give_up(engine):
+    def give_up():
         raise TimeoutError("too late" if late.is_set() else "too early")
 
-    waiting = worker.submit(calling(give_up), stop=late.is_set)
+    waiting = worker.run(calling(give_up), stop=late.is_set)
     late.set()
     with pytest.raises(TimeoutError, match="too late"):
         waiting.result(PATIENCE_S)
@@ -275,61 +322,61 @@ def test_one_that_waits_in_vain_is_told_without_its_turn(worker):
     "error", [ValueError("bad"), EngineOutOfMemory("full"), SystemExit(3), KeyboardInterrupt()]
 )
 def test_exceptions_land_in_the_future_and_the_thread_lives(worker, error):
-    def fail(engine):
+    def fail():
         raise error
 
-    def fail_later(engine):
-        yield GenerationRequest(None, "", max_new_tokens=1)
+    def fail_later():
+        yield ask("", max_new_tokens=1)
         raise error
 
-    for work in (fail, calling(fail), fail_later):
-        assert worker.submit(work).exception(PATIENCE_S) is error
-    assert worker.submit(asking(2)).result(PATIENCE_S).text == "xx"
+    for work in (calling(fail), fail_later()):
+        assert worker.run(work).exception(PATIENCE_S) is error
+    assert worker.run(asking(2)).result(PATIENCE_S).text == "xx"
 
 
 def test_a_failure_of_the_engine_lands_where_the_model_was_asked(worker):
-    engine = worker.ready.result(PATIENCE_S)
+    engine = engine_of(worker)
     engine.fails = EngineUnavailable("broken")
 
-    def work(engine):
+    def work():
         try:
-            yield GenerationRequest(None, "")
+            yield ask("")
         except EngineUnavailable as error:
             return str(error)
 
-    assert worker.submit(work).result(PATIENCE_S) == "broken"
+    assert worker.run(work()).result(PATIENCE_S) == "broken"
     engine.fails = None
-    assert worker.submit(asking(2)).result(PATIENCE_S).text == "xx"
+    assert worker.run(asking(2)).result(PATIENCE_S).text == "xx"
 
 
 def test_what_does_not_fit_waits_for_memory_and_is_refused_when_nobody_else_has_it():
-    worker = EngineWorker(lambda: TokenEngine(room=2), max_batch=4)
-    engine = worker.ready.result(PATIENCE_S)
+    worker = TokenScheduler(lambda: TokenEngine(room=2), max_batch=4)
+    engine = engine_of(worker)
     engine.paused.set()
-    futures = [worker.submit(asking(2, prompt=name)) for name in "abc"]
+    futures = [worker.run(asking(2, prompt=name)) for name in "abc"]
     until(lambda: len(engine.started) == 2)
     engine.paused.clear()
     wait(futures, PATIENCE_S)
     assert [future.result().text for future in futures] == ["xx"] * 3
     assert engine.started == ["a", "b", "c"]
-    engine._room = 0
-    assert isinstance(worker.submit(asking()).exception(PATIENCE_S), EngineOutOfMemory)
+    engine.room = 0
+    assert isinstance(worker.run(asking()).exception(PATIENCE_S), EngineOutOfMemory)
     assert worker.close(PATIENCE_S)
 
 
 def test_a_second_question_may_have_to_wait_for_memory():
-    worker = EngineWorker(lambda: TokenEngine(room=2), max_batch=4)
-    engine = worker.ready.result(PATIENCE_S)
+    worker = TokenScheduler(lambda: TokenEngine(room=2), max_batch=4)
+    engine = engine_of(worker)
     done = threading.Event()
 
-    def work(engine):
-        yield GenerationRequest(None, "first", max_new_tokens=1)
-        engine._room = 1
-        return (yield GenerationRequest(None, "second", max_new_tokens=2))
+    def work():
+        yield ask("first", max_new_tokens=1)
+        engine.room = 1
+        return (yield ask("second", max_new_tokens=2))
 
-    long = worker.submit(asking(10**9, "long", done.is_set))
+    long = worker.run(asking(10**9, "long", done.is_set))
     until(lambda: engine.started)
-    both = worker.submit(work)
+    both = worker.run(work())
     until(lambda: worker.pending == 1 and both.running())
     assert engine.started == ["long", "first"]
     done.set()
@@ -339,12 +386,12 @@ def test_a_second_question_may_have_to_wait_for_memory():
 
 
 def test_who_waits_for_memory_in_vain_is_told():
-    worker = EngineWorker(lambda: TokenEngine(room=1), max_batch=4)
-    engine = worker.ready.result(PATIENCE_S)
+    worker = TokenScheduler(lambda: TokenEngine(room=1), max_batch=4)
+    engine = engine_of(worker)
     done, late = threading.Event(), threading.Event()
-    long = worker.submit(asking(10**9, stop=done.is_set))
+    long = worker.run(asking(10**9, stop=done.is_set))
     until(lambda: engine.started)
-    waiting = worker.submit(asking(stop=late.is_set), stop=late.is_set)
+    waiting = worker.run(asking(stop=late.is_set), stop=late.is_set)
     until(lambda: worker.pending == 1 and waiting.running())
     late.set()
     assert isinstance(waiting.exception(PATIENCE_S), EngineOutOfMemory)
@@ -355,11 +402,11 @@ def test_who_waits_for_memory_in_vain_is_told():
 
 
 def test_closing_refuses_what_waits_for_memory():
-    worker = EngineWorker(lambda: TokenEngine(room=1), max_batch=4)
-    engine = worker.ready.result(PATIENCE_S)
-    running = worker.submit(asking(10**9))
+    worker = TokenScheduler(lambda: TokenEngine(room=1), max_batch=4)
+    engine = engine_of(worker)
+    running = worker.run(asking(10**9))
     until(lambda: engine.started)
-    waiting = worker.submit(asking())
+    waiting = worker.run(asking())
     until(lambda: worker.pending == 1 and waiting.running())
     assert worker.close(PATIENCE_S)
     assert running.result(0).finish is FinishReason.STOPPED
@@ -367,80 +414,79 @@ def test_closing_refuses_what_waits_for_memory():
 
 
 def test_close_stops_after_the_current_token_and_cancels_the_rest(worker):
-    engine = worker.ready.result(PATIENCE_S)
-    running = worker.submit(asking(10**9))
+    engine = engine_of(worker)
+    running = worker.run(asking(10**9))
     until(lambda: engine.started)
-    waiting = worker.submit(asking())
+    waiting = worker.run(asking())
     assert worker.close(PATIENCE_S)
     assert running.result(0).finish is FinishReason.STOPPED
     assert waiting.cancelled()
     assert engine.closed == 1
     assert worker.close(PATIENCE_S)
     with pytest.raises(EngineUnavailable, match="not loaded"):
-        worker.submit(asking())
+        worker.run(asking())
 
 
 def test_close_does_not_wait_longer_than_asked():
-    worker = EngineWorker(TokenEngine)
+    worker = TokenScheduler()
     release, _ = blocked(worker)
     assert worker.close(timeout=0.01) is False
     release.set()
     assert worker.close(PATIENCE_S)
 
 
-def test_closing_while_the_engine_is_made_closes_it_then():
+def test_closing_while_the_model_is_loaded_frees_it_then():
     go = threading.Event()
 
     def make():
         assert go.wait(PATIENCE_S)
         return TokenEngine()
 
-    worker = EngineWorker(make)
-    waiting = worker.submit(asking())
+    worker = TokenScheduler(make)
+    waiting = worker.run(asking())
     assert worker.close(timeout=0) is False
     assert waiting.cancelled()
     go.set()
     assert worker.close(PATIENCE_S)
-    assert worker.ready.result(0).closed == 1
+    assert worker.engine.closed == 1
 
 
-def test_an_engine_that_cannot_be_made():
+def test_a_model_that_cannot_be_loaded():
     go = threading.Event()
 
     def make():
         assert go.wait(PATIENCE_S)
         raise LoadError("no such model")
 
-    worker = EngineWorker(make)
-    waiting = worker.submit(asking())
+    worker = TokenScheduler(make)
+    waiting = worker.run(asking())
     go.set()
     assert isinstance(waiting.exception(PATIENCE_S), EngineUnavailable)
     with pytest.raises(LoadError, match="no such model"):
         worker.ready.result(PATIENCE_S)
     with pytest.raises(EngineUnavailable):
-        worker.submit(asking())
+        worker.run(asking())
     assert worker.close(PATIENCE_S)
 
 
-def test_who_waits_for_memory_while_the_worker_closes_is_told():
+def test_who_waits_for_memory_while_the_scheduler_closes_is_told():
     """Such a request was never answered: it came to wait after those that wait had been told."""
     closing, paused = threading.Event(), threading.Event()
     engine = TokenEngine(room=1)
-    worker = EngineWorker(lambda: engine)
+    worker = TokenScheduler(lambda: engine)
     worker.ready.result(PATIENCE_S)
     engine.paused.set()
-    running = worker.submit(asking(50))
+    running = worker.run(asking(50))
 
-    def late(engine):
+    def late():
         paused.set()
         assert closing.wait(PATIENCE_S)
-        answer = yield GenerationRequest(None, "late", max_new_tokens=2)
-        return answer
+        return (yield ask("late", max_new_tokens=2))
 
     while not engine.started:
-        engine.steps.release()
+        engine.permits.release()
         time.sleep(0.001)
-    waiting = worker.submit(late)
+    waiting = worker.run(late())
     engine.paused.clear()
     assert paused.wait(PATIENCE_S)
     worker.close(timeout=0)
@@ -459,10 +505,10 @@ def test_a_thread_that_ends_by_itself_leaves_nobody_waiting():
     """What was no Exception ended the thread, and requests waited for ever."""
     told = []
     engine = TokenEngine()
-    worker = EngineWorker(lambda: engine, max_pending=2, max_batch=1, on_failure=told.append)
+    worker = TokenScheduler(lambda: engine, max_pending=2, max_batch=1, on_failure=told.append)
     worker.ready.result(PATIENCE_S)
     engine.paused.set()
-    running, waiting = worker.submit(asking(9)), worker.submit(asking())
+    running, waiting = worker.run(asking(9)), worker.run(asking())
     until(lambda: engine.started)
 
     def panic():
@@ -475,6 +521,6 @@ def test_a_thread_that_ends_by_itself_leaves_nobody_waiting():
         assert isinstance(error, EngineUnavailable) and "configure the node again" in str(error)
     assert worker.close(PATIENCE_S)
     with pytest.raises(EngineUnavailable, match="index out of bounds"):
-        worker.submit(asking())
+        worker.run(asking())
     assert len(told) == 1 and "Traceback" in told[0]
     assert engine.closed == 1 and worker.running == 0

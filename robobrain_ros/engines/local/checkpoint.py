@@ -7,14 +7,15 @@ file or shards with an index), a tokenizer and an image processor's configuratio
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from robobrain_ros.core.families import Family, UnknownFamily, detect_family
-from robobrain_ros.engines.base import LoadError
+from safetensors import SafetensorError, safe_open
+
+from robobrain_ros.core.families import MODEL_TYPES, Family, UnknownFamily, detect_family
+from robobrain_ros.engines.base import LoadError, Progress, UnsupportedArchitecture
 
 NANO = "nano"
 NANO_DIRECTORY = Path(__file__).resolve().parents[2] / "nano" / "model"
@@ -25,21 +26,25 @@ _HUB_FILES = re.compile(r"[^/]+\.(?:json|safetensors|jinja)|merges\.txt")
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _UNSAFE_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf")
-_MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A directory whose files were checked, and what they say."""
+    """A directory of checked files, and what they say. quantized_as: the method, or None."""
 
     directory: Path
     family: Family
     model_type: str
     parameters: int
     weight_bytes: int
-    quantized_as: str | None  # the method, when the weights come quantized
+    quantized_as: str | None
+
+    def described(self, placement: object, nbytes: int) -> str:
+        """A line for the log about the loaded model; nbytes: of the weights in memory."""
+        return (
+            f"{self.directory.name} ({self.parameters / 1e6:.1f} M parameters, family "
+            f"{self.family.name}), {placement}, {nbytes / 1e6:.1f} MB"
+        )
 
 
 def find_checkpoint(model: str, progress: Progress) -> Path:
@@ -68,10 +73,10 @@ def find_checkpoint(model: str, progress: Progress) -> Path:
 
 
 def check_checkpoint(directory: Path, model: str, family: str, progress: Progress) -> Checkpoint:
-    """Check that every file is there and whole, and of an architecture that we know.
+    """Check that every file is there and complete, and find the model's family.
 
-    `model` is the name by which the user knows it (it helps to tell the family), `family` a
-    family's name or "auto". Raises LoadError.
+    model: the name that the user gave, from which the family may follow. family: a family's name
+    or "auto". Raises LoadError.
     """
     progress(f"checking the files in {directory}")
     config = _read_json(directory / "config.json")
@@ -99,8 +104,16 @@ def check_checkpoint(directory: Path, model: str, family: str, progress: Progres
     )
 
 
+def check_local_support(checkpoint: Checkpoint) -> None:
+    """Raise UnsupportedArchitecture for a model type that the local engine doesn't implement."""
+    if checkpoint.model_type not in MODEL_TYPES:
+        raise UnsupportedArchitecture(
+            f'The local engine does not implement models of type "{checkpoint.model_type}".'
+        )
+
+
 def _from_hub(model: str, progress: Progress) -> Path:
-    """The local copy when it is complete, without asking the network; else a download."""
+    """The local copy if it is complete, without network access; else a download."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -118,7 +131,7 @@ def _download(model: str, progress: Progress) -> Path:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    disable_progress_bars()  # a log has no use for moving bars
+    disable_progress_bars()  # useless in a log
     progress(f"asking the hub for {model}")
     try:
         info = HfApi().model_info(model, files_metadata=True, timeout=HUB_TIMEOUT_S)
@@ -141,16 +154,16 @@ def _download(model: str, progress: Progress) -> Path:
         ) from error
     except _http_errors(HfHubHTTPError) as error:
         raise LoadError(
-            f"Can't get {model} from the hub ({_first_line(error)}): check the network, or name a "
+            f"Can't get {model} from the hub ({first_line(error)}): check the network, or name a "
             "directory that holds the model."
         ) from error
     return Path(local).parent
 
 
 def _http_errors(hub_error: type[Exception]) -> tuple[type[Exception], ...]:
-    """What the hub client lets through: its own error derives from that of its HTTP library.
+    """Exceptions of the hub client: its own, and the base that its HTTP library defines.
 
-    Which library that is differs from version to version.
+    Which library that is depends on the version.
     """
     return (OSError, *(base for base in hub_error.__bases__ if issubclass(base, Exception)))
 
@@ -186,26 +199,15 @@ def _weight_files(directory: Path) -> list[Path]:
 
 
 def _check_safetensors(file: Path) -> dict[str, int]:
-    """Number of elements per tensor, after checking that the file is as long as its header says.
-
-    The format is 8 bytes of header length (little endian), the header in JSON, the tensors' bytes.
-    """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        header_size = int.from_bytes(stream.read(8), "little")
-        if size < 8 or header_size > min(size, _MAX_HEADER_BYTES):
-            raise _damaged(file)
-        header = stream.read(header_size)
+    """Number of elements per tensor; opening checks the header and the file's length."""
     try:
-        tensors = json.loads(header)
-        tensors.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-        elements = {name: prod(entry["shape"]) for name, entry in tensors.items()}
-    except (ValueError, AttributeError, KeyError, IndexError, TypeError) as error:
-        raise _damaged(file) from error
-    if size != 8 + header_size + end:
-        raise _damaged(file)
-    return elements
+        with safe_open(file, framework="numpy") as tensors:
+            names = tensors.keys()
+            return {name: prod(tensors.get_slice(name).get_shape()) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise LoadError(
+            f"{file} is cut off or damaged: delete it and get the model again."
+        ) from error
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -214,7 +216,7 @@ def _read_json(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise LoadError(
-            f"{file} can't be read as JSON ({_first_line(error)}): get the model again."
+            f"{file} can't be read as JSON ({first_line(error)}): get the model again."
         ) from error
     if not isinstance(content, dict):
         raise LoadError(f"{file} does not hold a JSON object: get the model again.")
@@ -229,9 +231,6 @@ def _require(file: Path) -> None:
         )
 
 
-def _damaged(file: Path) -> LoadError:
-    return LoadError(f"{file} is cut off or damaged: delete it and get the model again.")
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Shorten a library's error message to fit into a sentence."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

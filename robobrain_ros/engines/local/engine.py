@@ -1,98 +1,85 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The local engine: Qwen-VL models (RoboBrain 2.0 and 2.5, nano) on transformers."""
+"""The local engine: Qwen-VL models (RoboBrain 2.0 and 2.5, nano) with batched decoding."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from robobrain_ros.core.answer_formats import answer_format
-from robobrain_ros.core.requests import FinishReason, Generation, GenerationRequest, Stage
+from robobrain_ros.core.requests import (
+    FinishReason,
+    GenerationOptions,
+    GenerationRequest,
+    Stage,
+    user_message,
+)
 from robobrain_ros.core.tasks import TaskKind, Think
 from robobrain_ros.engines.base import (
+    Capabilities,
     EngineError,
     EngineOutOfMemory,
     EngineUnavailable,
     LoadError,
     Memory,
+    Progress,
+    silent,
 )
-from robobrain_ros.engines.local.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
+from robobrain_ros.engines.config import EngineConfig
+from robobrain_ros.engines.local.checkpoint import (
+    Checkpoint,
+    check_checkpoint,
+    check_local_support,
+    find_checkpoint,
+)
 from robobrain_ros.engines.local.constrained_decoding import Grammar
-from robobrain_ros.engines.local.decode import GraphStepper, Step, plain_step
-from robobrain_ros.engines.local.kv_cache import Rows
+from robobrain_ros.engines.local.decode import StepInput
 from robobrain_ros.engines.local.loading import (
     Placement,
     choose_placement,
-    first_line,
+    end_token_ids,
     free_caches,
-    is_out_of_memory,
-    load_failure,
     load_model,
+    load_processor,
+    typed_failure,
 )
 from robobrain_ros.engines.local.memory_estimate import USABLE, free_bytes, stored_bytes
-from robobrain_ros.engines.local.onednn_linear import lay_out
-from robobrain_ros.engines.local.prefill import Prompt, Reader
+from robobrain_ros.engines.local.model_runner import ModelRunner
+from robobrain_ros.engines.local.prefill import PreparedPrompt
 from robobrain_ros.engines.local.prefix_cache import PrefixCache
-from robobrain_ros.engines.local.processor import Encoder
-from robobrain_ros.engines.local.qwen_language import LanguageModel
-from robobrain_ros.engines.local.sequence import Writing
-from robobrain_ros.engines.local.speculative import Drafter
+from robobrain_ros.engines.local.processor import Processor
+from robobrain_ros.engines.local.sequence import Sequence, constrain
+from robobrain_ros.engines.local.speculative import Speculation, TrajectoryDrafter
+from robobrain_ros.engines.local.stepwise import Outcome, check_length
+
+FEW_NEW_TOKENS = 24
+"""Prompts of up to this many tokens after their cached prefix are computed in the next decode step,
+padded to their length: that costs less than a forward pass of their own."""
 
 _WARM_UP_SIDE = 112  # pixels
-_WARM_UP_ROWS = (1, 2)  # pairs of answers at a time
-# Prompts of up to this many new tokens are read with the answers in progress, which are filled up
-# to their length: that costs less than a forward pass of their own.
-_FEW_WORDS = 24
-# Tokens of all answers that a step reads in about the time that one takes. bitsandbytes' kernel for
-# packed weights takes up to four on every GPU; beyond, on a Jetson, it unpacks them first.
-_FEW_TOKENS, _FEW_TOKENS_PACKED = 16, 4
+_WARM_UP_PAIRS = (1, 2)  # pairs of sequences at a time
+# Tokens of all sequences up to which a step takes about as long as with one. bitsandbytes' kernel
+# for packed weights takes up to four on every GPU; beyond, on a Jetson, it unpacks them first.
+_STEP_TOKENS, _STEP_TOKENS_PACKED = 16, 4
 
 
-@dataclass(frozen=True)
-class Options:
-    """grammar: whether answers are held to their form. cache_bytes: what may be kept of images.
-    progress: told a line per step of loading, and what doesn't work as it should.
+def load_local_engine(config: EngineConfig, progress: Progress = silent) -> LocalEngine:
+    """Find, check, load and try a model, on the thread that will use it.
+
+    progress: called with a line per step, and with what doesn't work as it should. Raises
+    LoadError, and UnsupportedArchitecture for a model that needs the reference engine.
     """
-
-    grammar: bool
-    cache_bytes: int
-    progress: Callable[[str], None]
-
-
-def load_transformers_engine(
-    model: str,
-    *,
-    quantization: str,
-    device: str,
-    precision: str,
-    max_pixels: int,
-    family: str,
-    options: Options,
-) -> TransformersEngine:
-    """Find, check, load and try a model; see `engines.create_engine`. Raises LoadError."""
-    progress = options.progress
-    directory = find_checkpoint(model, progress)
-    checkpoint = check_checkpoint(directory, model, family, progress)
-    placement = choose_placement(checkpoint, quantization, device, precision, progress)
-    try:
-        encoder = Encoder(directory, max_pixels)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise load_failure(checkpoint, error) from error
-    if encoder.factor != checkpoint.family.patch_factor:
-        raise LoadError(
-            f"The image processor in {directory} makes tokens of {encoder.factor} pixels and a "
-            f"{checkpoint.model_type} model needs {checkpoint.family.patch_factor}: get its "
-            "preprocessor_config.json again."
-        )
+    directory = find_checkpoint(config.model, progress)
+    checkpoint = check_checkpoint(directory, config.model, config.family, progress)
+    check_local_support(checkpoint)
+    placement = choose_placement(checkpoint, config, progress)
+    processor = load_processor(checkpoint, config.max_pixels)
     progress(f"loading {checkpoint.weight_bytes / 1e6:.1f} MB of weights as {placement}")
-    weights = load_model(checkpoint, placement)
-    engine = TransformersEngine(checkpoint, placement, encoder, weights, options)
+    model = load_model(checkpoint, placement)
+    engine = LocalEngine(checkpoint, placement, processor, model, config, progress)
     progress("warming up")
     try:
         engine.warm_up()
@@ -105,272 +92,240 @@ def load_transformers_engine(
     return engine
 
 
-class TransformersEngine:
-    """A model and its encoder, writing several answers at a time. See `base.Engine`."""
+class LocalEngine:
+    """A model and its processor, with continuous batching. See `stepwise.StepwiseEngine`.
+
+    runner: runs the model, None after `close`. speculation: may be changed between requests.
+    """
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         placement: Placement,
-        encoder: Encoder,
+        processor: Processor,
         model: PreTrainedModel,
-        options: Options,
+        config: EngineConfig,
+        progress: Progress,
     ) -> None:
-        self.family = checkpoint.family
-        self.memory_bytes = stored_bytes(model)
-        self.description = (
-            f"{checkpoint.directory.name} ({checkpoint.parameters / 1e6:.1f} M parameters, family "
-            f"{self.family.name}), {placement}, {self.memory_bytes / 1e6:.1f} MB"
+        self.capabilities = Capabilities(
+            family=checkpoint.family,
+            images_per_request=1,
+            videos=False,
+            streaming=True,
+            constrained_decoding=config.grammar,
+            sampling=True,
         )
-        self._encoder = encoder
+        self.memory_bytes = stored_bytes(model)
+        self.description = checkpoint.described(placement, self.memory_bytes)
+        self.steps = 0
+        self.processor = processor
+        self.prefixes = PrefixCache(config.cache_bytes)
         self._device = placement.device
-        self._end_ids = _end_ids(model, encoder)
+        self._end_ids = end_token_ids(model, processor.tokenizer)
         self._max_tokens = int(model.config.text_config.max_position_embeddings)
-        self._grammar = _grammar(model, encoder, self._end_ids) if options.grammar else None
-        self._drafter = Drafter.of(encoder.tokenizer) if options.grammar else None
+        self._grammar: Grammar | None = None
+        drafter = None
+        if config.grammar:
+            vocabulary = int(model.config.text_config.vocab_size)
+            self._grammar = Grammar(processor.tokenizer, vocabulary, self._end_ids)
+            drafter = TrajectoryDrafter.of(processor.tokenizer)
         packed = placement.quantization == "nf4" or checkpoint.quantized_as is not None
         on_cuda = placement.device.type == "cuda"
-        self._few_tokens = _FEW_TOKENS_PACKED if packed and on_cuda else _FEW_TOKENS
-        self._prefixes = PrefixCache(options.cache_bytes)
-        self._parts: _Parts | None = _Parts.of(model, encoder, self._prefixes, options.progress)
-        self._writings: list[Writing] = []  # each at the index of its row
-        self._ended: list[Writing] = []
+        step_tokens = _STEP_TOKENS_PACKED if packed and on_cuda else _STEP_TOKENS
+        self.speculation = Speculation(drafter, step_tokens)
+        self.runner: ModelRunner | None = ModelRunner.of(model, processor, self.prefixes, progress)
+        self._running: list[Sequence] = []  # each at the index of its row
+        self._finished: list[Sequence] = []
 
     def warm_up(self) -> None:
-        """Answer a grey image, alone and several times at once: what can't run fails now, and
-        what is slow the first time isn't later. Raises EngineError.
+        """Answer questions about a gray image, alone and in a batch. Raises EngineError.
+
+        A model that can't run fails now, and what is slow the first time is not slow later.
         """
         image = np.full((_WARM_UP_SIDE, _WARM_UP_SIDE, 3), 128, np.uint8)
-        opening = self.family.openings[Think.DEFAULT]
-        form = answer_format(TaskKind.POINT, self.family, 1)
-        for together in _WARM_UP_ROWS:
-            for _ in range(together):
-                self.start(GenerationRequest(image, "the cup", opening, 8, form))
-                self.start(GenerationRequest(image, "the cup", opening, 2))
-            while self._writings or self._ended:
+        messages = (user_message("the cup", image),)
+        family = self.capabilities.family
+        opening = family.openings[Think.DEFAULT]
+        constrained = GenerationRequest(
+            messages=messages,
+            opening=opening,
+            answer_format=answer_format(TaskKind.POINT, family, 1),
+            options=GenerationOptions(max_new_tokens=8),
+        )
+        free = GenerationRequest(
+            messages=messages, opening=opening, options=GenerationOptions(max_new_tokens=2)
+        )
+        for pairs in _WARM_UP_PAIRS:
+            for request in (constrained, free) * pairs:
+                self.start(request)
+            while self._running or self._finished:
                 for _, outcome in self.step():
                     if isinstance(outcome, EngineError):
                         raise outcome
-        self.forget()
+        self.clear_cache()
+        self.steps = 0
 
-    def start(self, request: GenerationRequest) -> Writing:
-        """Begin an answer; see `base.Engine.start`."""
+    def start(self, request: GenerationRequest) -> Sequence:
+        """Prefill a request; see `StepwiseEngine.start`."""
         error: EngineError
         try:
             with torch.inference_mode():
                 return self._start(request)
         except (RuntimeError, MemoryError) as failure:
-            error = self._typed(failure)
-        # Outside the handler: until it ends, the failure's frames hold the tensors to be freed.
+            error = typed_failure(failure, self._device)
+        # Outside the handler: within it, the failure's frames hold the tensors to be freed.
         if isinstance(error, EngineOutOfMemory):
-            self._prefixes.clear()
+            self.prefixes.clear()
             free_caches()
         raise error
 
-    def step(self) -> list[tuple[object, Generation | EngineError]]:
-        """Carry all answers on; see `base.Engine.step`."""
-        outcomes: list[tuple[object, Generation | EngineError]] = []
+    def step(self) -> list[Outcome]:
+        """Advance all sequences; see `StepwiseEngine.step`."""
+        outcomes: list[Outcome] = []
         error: EngineError | None = None
         try:
             with torch.inference_mode():
                 self._advance()
-        # Whatever it is: it ends those in progress, and the next ones are served.
+        # Whatever it is: it ends the running requests, and the next ones are served.
         except Exception as failure:  # noqa: BLE001
-            error = self._typed(failure)
+            error = typed_failure(failure, self._device)
         if error is not None:
-            outcomes += [(writing, error) for writing in self._writings]
-            self._writings.clear()
-            self.forget()
+            outcomes += [(sequence, error) for sequence in self._running]
+            self._running.clear()
+            self.clear_cache()
             free_caches()
-        outcomes += [(writing, writing.generation()) for writing in self._ended]
-        self._ended.clear()
+        outcomes += [(sequence, sequence.generation()) for sequence in self._finished]
+        self._finished.clear()
         return outcomes
 
     def memory(self) -> Memory:
-        """Tell where the memory is; see `base.Engine.memory`."""
-        answers = 0 if self._parts is None else self._parts.rows.nbytes
-        return Memory(self.memory_bytes, self._prefixes.nbytes, answers, free_bytes(self._device))
+        """Measure the memory usage; see `StepwiseEngine.memory`."""
+        answers = 0 if self.runner is None else self.runner.cache.nbytes
+        return Memory(self.memory_bytes, self.prefixes.nbytes, answers, free_bytes(self._device))
 
-    def forget(self) -> None:
-        """Let go of what is held of images; see `base.Engine.forget`."""
-        self._prefixes.clear()
-        if self._parts is not None and not self._writings:
-            self._parts.rows.free()
+    def clear_cache(self) -> None:
+        """Drop the prefix cache, and the KV cache while nothing runs."""
+        self.prefixes.clear()
+        if self.runner is not None and not self._running:
+            self.runner.cache.free()
 
     def close(self) -> None:
-        """Free the model; see `base.Engine.close`."""
-        self._writings.clear()
-        self._ended.clear()
-        self._parts = None
-        self.forget()
+        """Free the model; see `StepwiseEngine.close`."""
+        self._running.clear()
+        self._finished.clear()
+        self.runner = None
+        self.clear_cache()
         free_caches()
 
-    def _start(self, request: GenerationRequest) -> Writing:
-        parts = self._parts
-        if parts is None:
+    def _start(self, request: GenerationRequest) -> Sequence:
+        runner = self.runner
+        if runner is None:
             raise EngineUnavailable("The model has been unloaded: configure the node again.")
+        self.capabilities.check(request)
         started = time.monotonic()
         if request.report is not None:
             request.report(Stage.PREPROCESSING, "", 0)
-        prompt = parts.reader.prompt(request)
-        self._check_length(prompt, request)
-        self._check_memory(parts, prompt, request)
-        constraint = None
-        if self._grammar is not None and request.form is not None:
-            constraint = self._grammar.constrain(request.form, prompt.sent_size, request.opening)
-        drafter = self._drafter if request.form and Drafter.knows(request.form) else None
-        writing = Writing(
-            request, prompt, constraint, self._encoder, self._end_ids, started, drafter
+        prompt = runner.prefiller.prepare(request)
+        check_length(prompt.length, request, self._max_tokens)
+        self._check_memory(runner, prompt, request)
+        constraint = constrain(self._grammar, request, prompt.sent_sizes)
+        speculation = self.speculation if self._can_draft(request) else None
+        sequence = Sequence(
+            request, prompt, constraint, self.processor, self._end_ids, started, speculation
         )
         if request.stop():
-            writing.finish = FinishReason.STOPPED
-            self._ended.append(writing)
+            sequence.finish = FinishReason.STOPPED
+            self._finished.append(sequence)
         else:
-            self._read(parts, writing)
-        return writing
+            self._prefill(runner, sequence)
+        return sequence
 
-    def _read(self, parts: _Parts, writing: Writing) -> None:
-        """Give a new answer a row, read its prompt and choose its first token.
+    def _prefill(self, runner: ModelRunner, sequence: Sequence) -> None:
+        """Give a new sequence a row, prefill it and choose its first token.
 
-        A few words about an image that is known are read in the next step, with the others'.
+        Few tokens after a cached prefix are computed in the next decode step, with the others'.
         """
-        writing.tell(Stage.PREFILL)
-        prompt, opening = writing.prompt, writing.open()
-        known = prompt.prefix
-        length = prompt.length + len(opening)
-        row = parts.rows.add(None if known is None else known.keys_values, length)
-        if known is not None and length - prompt.cached <= _FEW_WORDS:
-            writing.begin(known, opening)
-            self._writings.append(writing)
+        sequence.report(Stage.PREFILL)
+        prompt, forced = sequence.prompt, sequence.start_prefill()
+        prefix = prompt.prefix
+        length = prompt.length + len(forced)
+        row = runner.cache.add(None if prefix is None else prefix.keys_values, length)
+        if prefix is not None and length - prompt.cached <= FEW_NEW_TOKENS:
+            sequence.defer_prefill(prefix, forced)
+            self._running.append(sequence)
             return
         try:
-            scores, offset = parts.reader.read(prompt, opening, parts.rows, row)
+            logits, offset = runner.prefiller.prefill(prompt, forced, runner.cache, row)
         except BaseException:
-            parts.rows.remove(row)
+            runner.cache.remove(row)
             raise
-        writing.placed(offset)
-        self._writings.append(writing)
-        self._choose([writing], scores[None])
-        self._collect(parts)
+        sequence.finish_prefill(offset)
+        self._running.append(sequence)
+        self._choose([sequence], logits[None])
+        self._retire(runner)
 
     def _advance(self) -> None:
-        """Feed every answer's new tokens and choose its next one."""
-        parts = self._parts
-        for writing in self._writings:
-            if writing.request.stop():
-                writing.finish = FinishReason.STOPPED
-        if parts is None or not self._collect(parts):
+        """Feed every sequence's new tokens to the model and choose the next ones."""
+        runner = self.runner
+        for sequence in self._running:
+            if sequence.request.stop():
+                sequence.finish = FinishReason.STOPPED
+        if runner is None or not self._retire(runner):
             return
-        writings = self._writings
+        running = self._running
         self._draft()
-        tokens = [[*writing.pending, *writing.drafted] for writing in writings]
-        filled = [writing.filled for writing in writings]
-        parts.rows.reserve(len(writings), max(filled) + max(map(len, tokens)))
-        offsets = [writing.offset for writing in writings]
-        asked = [1 + len(writing.drafted) for writing in writings]
-        self._choose(writings, parts.step(Step.of(tokens, filled, offsets, asked)))
-        self._collect(parts)
+        tokens = [[*sequence.pending, *sequence.drafted] for sequence in running]
+        computed = [sequence.computed for sequence in running]
+        runner.cache.reserve(len(running), max(computed) + max(map(len, tokens)))
+        offsets = [sequence.offset for sequence in running]
+        wanted = [1 + len(sequence.drafted) for sequence in running]
+        self._choose(running, runner.decode(StepInput.of(tokens, computed, offsets, wanted)))
+        self.steps += 1
+        self._retire(runner)
+
+    def _can_draft(self, request: GenerationRequest) -> bool:
+        drafter, answer_format = self.speculation.drafter, request.answer_format
+        return drafter is not None and answer_format is not None and drafter.supports(answer_format)
 
     def _draft(self) -> None:
-        """Let answers guess on, as far as a step of so many tokens takes hardly longer."""
-        widest = max(len(writing.pending) for writing in self._writings)
-        room = max(self._few_tokens // len(self._writings), widest)
-        for writing in self._writings:
-            writing.draft(room - len(writing.pending))
+        """Draft tokens, as long as the step takes hardly longer for them."""
+        widest = max(len(sequence.pending) for sequence in self._running)
+        width = max(self.speculation.step_tokens // len(self._running), widest)
+        for sequence in self._running:
+            sequence.draft(width - len(sequence.pending))
 
-    def _choose(self, writings: list[Writing], scores: torch.Tensor) -> None:
-        """Write each answer's likeliest next tokens; scores: (B, W, V)."""
-        for writing, of_one in zip(writings, scores, strict=True):
-            writing.restrict(of_one[0])
-        likeliest = scores[:, 0].argmax(-1).tolist()
-        for writing, token, of_one in zip(writings, likeliest, scores, strict=True):
-            writing.go_on(token, of_one)
+    def _choose(self, sequences: list[Sequence], logits: torch.Tensor) -> None:
+        """Advance each sequence by the tokens that it chooses; logits: (B, W, V)."""
+        for sequence, of_one in zip(sequences, logits, strict=True):
+            sequence.restrict(of_one[0])
+        likeliest = logits[:, 0].argmax(-1).tolist()  # one synchronization with the device
+        for sequence, best, of_one in zip(sequences, likeliest, logits, strict=True):
+            sequence.advance(sequence.choose(of_one[0], best), of_one)
 
-    def _collect(self, parts: _Parts) -> int:
-        """Take the answers that ended out of their rows; returns how many go on."""
-        for row in reversed(range(len(self._writings))):
-            if self._writings[row].finish is not None:
-                parts.rows.remove(row)
-                self._ended.append(self._writings[row])
-                self._writings[row] = self._writings[-1]
-                self._writings.pop()
-        return len(self._writings)
+    def _retire(self, runner: ModelRunner) -> int:
+        """Release the rows of finished sequences; returns the number that go on."""
+        for row in reversed(range(len(self._running))):
+            if self._running[row].finish is not None:
+                runner.cache.remove(row)
+                self._finished.append(self._running[row])
+                self._running[row] = self._running[-1]
+                self._running.pop()
+        return len(self._running)
 
-    def _check_length(self, prompt: Prompt, request: GenerationRequest) -> None:
-        if prompt.length + request.max_new_tokens > self._max_tokens:
-            raise EngineError(
-                f"The request is {prompt.length} tokens long and asks for up to "
-                f"{request.max_new_tokens} more, and the model can hold {self._max_tokens}: "
-                "shorten the text, lower max_pixels or max_new_tokens."
-            )
-
-    def _check_memory(self, parts: _Parts, prompt: Prompt, request: GenerationRequest) -> None:
+    def _check_memory(
+        self, runner: ModelRunner, prompt: PreparedPrompt, request: GenerationRequest
+    ) -> None:
         """Refuse a request that won't fit before it runs. Raises EngineOutOfMemory."""
-        tokens = prompt.length + request.max_new_tokens
-        most = max([tokens, *(writing.most_tokens for writing in self._writings)])
-        rows, columns = parts.rows.shape_for(len(self._writings) + 1, most)
-        # Old and new rows are there together while they grow.
-        grown = rows * columns * parts.language.column_bytes
-        need = (grown if grown > parts.rows.nbytes else 0) + parts.reader.reading_bytes(prompt)
+        more = request.options.max_new_tokens
+        most = max([prompt.length + more, *(sequence.max_slots for sequence in self._running)])
+        rows, slots = runner.cache.shape_for(len(self._running) + 1, most)
+        # Old and new cache are there together while it grows.
+        grown = rows * slots * runner.language.slot_bytes
+        need = grown if grown > runner.cache.nbytes else 0
+        need += runner.prefiller.prefill_bytes(prompt)
         if need > USABLE * (free := free_bytes(self._device)):
             raise EngineOutOfMemory(
-                f"This request ({prompt.length} tokens, up to {request.max_new_tokens} more) needs "
+                f"This request ({prompt.length} tokens, up to {more} more) needs "
                 f"about {need / 1e6:.0f} MB and {free / 1e6:.0f} MB are free: lower max_pixels, "
                 "max_new_tokens or max_batch, choose a stronger quantization, or free memory."
             )
-
-    def _typed(self, failure: BaseException) -> EngineError:
-        """Say what a failure of torch means for the request."""
-        if is_out_of_memory(failure):
-            return EngineOutOfMemory(
-                f"This request needs more memory than {self._device} has left: lower max_pixels "
-                "or max_batch, choose a stronger quantization, or free memory."
-            )
-        error = EngineUnavailable(
-            f"The model failed ({first_line(failure)}): ask again, and configure the node again "
-            "if that does not help."
-        )
-        error.__cause__ = failure
-        return error
-
-
-@dataclass(frozen=True, eq=False)
-class _Parts:
-    """What lives as long as the model does."""
-
-    model: PreTrainedModel
-    language: LanguageModel
-    rows: Rows
-    reader: Reader
-    step: Callable[[Step], torch.Tensor]
-
-    @classmethod
-    def of(
-        cls,
-        model: PreTrainedModel,
-        encoder: Encoder,
-        prefixes: PrefixCache,
-        progress: Callable[[str], None],
-    ) -> _Parts:
-        language = LanguageModel(model)
-        lay_out(model)
-        rows = Rows(language)
-        reader = Reader(model, encoder, language, prefixes)
-        if language.device.type == "cuda":
-            return cls(model, language, rows, reader, GraphStepper(language, rows, progress))
-        return cls(model, language, rows, reader, partial(plain_step, language, rows))
-
-
-def _grammar(model: PreTrainedModel, encoder: Encoder, end_ids: frozenset[int]) -> Grammar:
-    return Grammar(encoder.tokenizer, int(model.config.text_config.vocab_size), end_ids)
-
-
-def _end_ids(model: PreTrainedModel, encoder: Encoder) -> frozenset[int]:
-    """Token ids that end an answer, by the generation config and the tokenizer.
-
-    The rest of a checkpoint's generation config (sampling, a repetition penalty that shifts digits)
-    is for chat and does not apply here.
-    """
-    configured = model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(i for i in (*ids, encoder.tokenizer.eos_token_id) if i is not None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From pixels to a Qwen-VL model's patches: the arithmetic of the library's image processor.
+"""Patches of an image for a Qwen-VL model: the arithmetic of the library's image processor.
 
 The processor itself goes through float64 and several copies; the result is the same.
 """
@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-def resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Bring an image (H, W, 3) to `size` (width, height), averaging where it gets smaller.
+def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize an image (H, W, 3) to `size` (width, height), bicubic and antialiased.
 
-    It is what the library's default processor (with torchvision) does, to the bit. Pillow, which
-    its other processor uses, rounds and clips between its two passes otherwise (a level or two of
-    255 in a camera's pictures) and takes five times as long.
+    The result is bit for bit that of the library's default processor (with torchvision). Pillow,
+    which its other processor uses, rounds and clips between its two passes otherwise (a level or
+    two of 255 in a camera's pictures) and takes five times as long.
     """
     if (image.shape[1], image.shape[0]) == size:
         return image
-    # Torch wants memory that it could write to, and a camera's is often read-only.
+    # Torch wants writable memory, and a camera's is often read-only.
     pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))
     planes = F.interpolate(
         pixels.permute(2, 0, 1)[None], size=size[::-1], mode="bicubic", antialias=True
@@ -32,8 +32,19 @@ def resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
     return planes[0].permute(1, 2, 0).numpy()
 
 
-class Patches:
-    """Cuts images as `Qwen2VLImageProcessor` does, by its configuration, without resizing them."""
+def split_patches(pixels: NDArray[Any], side: int, merge: int) -> NDArray[Any]:
+    """Split an image (H, W, 3) into patches (N, 3, side, side), those of an image token together.
+
+    H and W are multiples of `side * merge`; image tokens (merge x merge patches) are in raster
+    order.
+    """
+    rows, columns = pixels.shape[0] // (side * merge), pixels.shape[1] // (side * merge)
+    cut = pixels.reshape(rows, merge, side, columns, merge, side, 3)
+    return cut.transpose(0, 3, 1, 4, 6, 2, 5).reshape(-1, 3, side, side)
+
+
+class PatchExtractor:
+    """Patches as `Qwen2VLImageProcessor` makes them, by its configuration, without resizing."""
 
     def __init__(self, processor: Any) -> None:
         self._side = int(processor.patch_size)
@@ -47,23 +58,21 @@ class Patches:
         self._offset = _by_channel(-np.asarray(mean, np.float64) / std)
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-        """Cut an image (H, W, 3) whose sides are whole numbers of merged patches.
+        """Split an image (H, W, 3) whose sides are multiples of merged patches.
 
-        Returns (patches, 3 * frames * side * side) float32, normalised, the patches that are merged
+        Returns (patches, 3 * frames * side * side) float32, normalized, the patches that are merged
         together and channel first within a patch, a still image repeated as each frame; and the
         grid (1, 3) int64 of patches (time, rows, columns). Raises ValueError for other sizes.
         """
         height, width = image.shape[:2]
         side, merge = self._side, self._merge
-        rows, columns = height // (side * merge), width // (side * merge)
-        if (rows * side * merge, columns * side * merge) != (height, width):
+        if height % (side * merge) or width % (side * merge):
             raise ValueError(f"{width}x{height} pixels are not a multiple of {side * merge}")
-        cut = image.reshape(rows, merge, side, columns, merge, side, 3)
-        cut = cut.transpose(0, 3, 1, 4, 6, 2, 5).reshape(-1, 3, 1, side * side)
-        normalised = cut * self._factor
-        normalised += self._offset
-        patches = np.repeat(normalised, self._frames, axis=2).reshape(len(cut), -1)
-        grid = torch.tensor([[1, rows * merge, columns * merge]])
+        cut = split_patches(image, side, merge)
+        normalized = cut.reshape(-1, 3, 1, side * side) * self._factor
+        normalized += self._offset
+        patches = np.repeat(normalized, self._frames, axis=2).reshape(len(cut), -1)
+        grid = torch.tensor([[1, height // side, width // side]])
         return torch.from_numpy(patches), grid
 
 

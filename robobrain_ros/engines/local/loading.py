@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load a checked checkpoint's weights with transformers: device, precision, quantization."""
+"""Load a checked checkpoint with transformers: device, precision, quantization."""
 
 import ctypes
 import gc
@@ -15,29 +15,37 @@ from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from robobrain_ros.engines.base import LoadError
-from robobrain_ros.engines.local.checkpoint import Checkpoint, Progress
+from robobrain_ros.engines.base import (
+    EngineError,
+    EngineOutOfMemory,
+    EngineUnavailable,
+    LoadError,
+    Progress,
+)
+from robobrain_ros.engines.config import EngineConfig
+from robobrain_ros.engines.local.checkpoint import Checkpoint, first_line
+from robobrain_ros.engines.local.processor import Processor
 
 # The vision tower's widths don't fit nf4's kernels, and it is small beside the language model.
 NOT_QUANTIZED = ["model.visual", "lm_head"]
-# A model up to this size is not worth quantizing, and decodes faster in float32 on a CPU; above,
-# bfloat16 halves the memory and, where the CPU multiplies it natively, the time.
+# A model up to this size is not worth quantizing, and decodes faster in float32 on a CPU; for
+# larger ones bfloat16 halves the memory and, where the CPU multiplies it natively, the time.
 _SMALL_PARAMETERS = 50_000_000
-# In a process of its own: where its kernels don't fit the GPU, bitsandbytes ends the process.
-_NF4_TRIAL = """
+# In a process of its own: where its kernels don't support the GPU, bitsandbytes ends the process.
+NF4_TRIAL = """
 import sys, torch, bitsandbytes
 layer = bitsandbytes.nn.Linear4bit(64, 64, compute_dtype=torch.float16, quant_type="nf4")
 layer.to(sys.argv[1])(torch.ones(1, 64, dtype=torch.float16, device=sys.argv[1])).sum().item()
 """
-_NF4_TRIAL_S = 120.0
+NF4_TRIAL_S = 120.0
 _PRECISIONS = {
     "auto": None,
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-# They tell of every int8 matrix product's cast, and of an optional kernel that is not installed.
-_CHATTY_MODULES = ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops")
+# They log every int8 matrix product's cast, and an optional kernel that is not installed.
+_NOISY_LOGGERS = ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops")
 _TRANSFORMERS_FAILURES = (
     OSError,
     ValueError,
@@ -52,7 +60,7 @@ _TRANSFORMERS_FAILURES = (
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and how a model runs."""
+    """Device and precision that a model runs in."""
 
     device: torch.device
     dtype: torch.dtype  # of what is not quantized, and of activations
@@ -65,14 +73,13 @@ class Placement:
         return f"{weights} on {name}"
 
 
-def choose_placement(
-    checkpoint: Checkpoint, quantization: str, device: str, precision: str, progress: Progress
-) -> Placement:
-    """Decide device, precision and quantization. Raises LoadError for what this machine can't do.
+def choose_placement(checkpoint: Checkpoint, config: EngineConfig, progress: Progress) -> Placement:
+    """Choose device, precision and quantization. Raises LoadError for what this machine can't do.
 
     The quantization `auto` is nf4 on CUDA, but none for a small model, for one that is quantized
     already, and where bitsandbytes doesn't work, which `progress` is told.
     """
+    quantization, device, precision = config.quantization, config.device, config.precision
     if precision not in _PRECISIONS:
         choices = ", ".join(_PRECISIONS)
         raise LoadError(f'There is no precision "{precision}": choose one of {choices}.')
@@ -97,24 +104,50 @@ def choose_placement(
         where = torch.device("cpu")
     if quantization == "auto":
         worthwhile = on_cuda and not small and checkpoint.quantized_as is None
-        quantization = "nf4" if worthwhile and _nf4_works(where, progress) else "none"
+        quantization = "nf4" if worthwhile and nf4_works(where, progress) else "none"
     return Placement(where, _PRECISIONS[precision] or dtype, quantization)
 
 
-def _nf4_works(device: torch.device, progress: Progress) -> bool:
-    """Whether bitsandbytes can multiply on `device`; `progress` is told why it can't."""
-    command = [sys.executable, "-c", _NF4_TRIAL, str(device)]
+def nf4_works(device: torch.device, progress: Progress) -> bool:
+    """Whether bitsandbytes works on `device`; `progress` is told why it doesn't."""
+    command = [sys.executable, "-c", NF4_TRIAL, str(device)]
     try:
-        trial = subprocess.run(command, capture_output=True, text=True, timeout=_NF4_TRIAL_S)
+        trial = subprocess.run(command, capture_output=True, text=True, timeout=NF4_TRIAL_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = first_line(error)
     else:
         if trial.returncode == 0:
-            _quieten()
+            _silence_libraries()
             return True
         reason = (trial.stderr.strip() or f"exit status {trial.returncode}").splitlines()[-1][:200]
     progress(f"not quantizing, because bitsandbytes does not work here ({reason})")
     return False
+
+
+def load_processor(checkpoint: Checkpoint, max_pixels: int) -> Processor:
+    """Load a Qwen-VL model's tokenizer and image processor. Raises LoadError."""
+    try:
+        processor = Processor(checkpoint.directory, max_pixels)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise load_failure(checkpoint, error) from error
+    if processor.factor != checkpoint.family.patch_factor:
+        raise LoadError(
+            f"The image processor in {checkpoint.directory} makes tokens of {processor.factor} "
+            f"pixels and a {checkpoint.model_type} model needs {checkpoint.family.patch_factor}: "
+            "get its preprocessor_config.json again."
+        )
+    return processor
+
+
+def end_token_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
+    """Token ids that end an answer, by the generation config and the tokenizer.
+
+    The rest of a checkpoint's generation config (sampling, a repetition penalty that shifts digits)
+    is for chat and does not apply here.
+    """
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)
 
 
 def load_model(checkpoint: Checkpoint, placement: Placement) -> PreTrainedModel:
@@ -142,7 +175,7 @@ def load_model(checkpoint: Checkpoint, placement: Placement) -> PreTrainedModel:
     else:
         model, report = loaded
         return _complete(checkpoint, model, report["missing_keys"])
-    # Outside the handler: until it ends, the error's frames hold the half-loaded model.
+    # Outside the handler: within it, the error's frames hold the half-loaded model.
     free_caches()
     raise LoadError(
         f"There is not enough memory for the model in {checkpoint.directory} "
@@ -154,21 +187,23 @@ def load_model(checkpoint: Checkpoint, placement: Placement) -> PreTrainedModel:
 def _complete(
     checkpoint: Checkpoint, model: PreTrainedModel, missing_keys: Iterable[str]
 ) -> PreTrainedModel:
-    """The model, for inference; LoadError when its weights are not all there."""
-    # Transformers fills what is missing with random numbers and goes on.
+    """Prepare a loaded model for inference. Raises LoadError when weights are missing."""
+    # Transformers initializes missing weights at random and goes on.
     if missing := sorted(missing_keys):
         raise LoadError(
             f"The weights in {checkpoint.directory} lack {len(missing)} tensors that config.json "
             f"asks for (such as {missing[0]}): get the model again."
         )
     model.eval()
-    _own_weights(model)
+    _copy_mapped_weights(model)
     return model
 
 
-def _own_weights(model: PreTrainedModel) -> None:
-    """Copy the weights that lie in the checkpoint's file, mapped: were it truncated while the
-    model answers, the process would end with SIGBUS, and were it overwritten, so would they be.
+def _copy_mapped_weights(model: PreTrainedModel) -> None:
+    """Copy weights out of the memory-mapped checkpoint.
+
+    If the file were truncated while the model answers, the process would end with SIGBUS; if it
+    were overwritten, so would the weights be.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.device.type == "cpu":
@@ -176,7 +211,7 @@ def _own_weights(model: PreTrainedModel) -> None:
 
 
 def load_failure(checkpoint: Checkpoint, error: BaseException) -> LoadError:
-    """The sentence for an error that came out of transformers, torch or bitsandbytes."""
+    """The LoadError for an error of transformers, torch or bitsandbytes."""
     return LoadError(
         f"The model in {checkpoint.directory} can't be loaded ({first_line(error)}): check that "
         "its files belong together, and the versions of transformers and torch."
@@ -194,7 +229,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_caches() -> None:
-    """Give memory that nothing refers to back to the machine."""
+    """Return unreferenced memory to the operating system and the device."""
     gc.collect()
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
     if malloc_trim is not None:
@@ -203,9 +238,19 @@ def free_caches() -> None:
         torch.cuda.empty_cache()
 
 
-def first_line(error: BaseException) -> str:
-    """A short form of a library's error message, for a sentence."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def typed_failure(failure: BaseException, device: torch.device) -> EngineError:
+    """The EngineError for a failure while a model runs."""
+    if is_out_of_memory(failure):
+        return EngineOutOfMemory(
+            f"This request needs more memory than {device} has left: lower max_pixels "
+            "or max_batch, choose a stronger quantization, or free memory."
+        )
+    error = EngineUnavailable(
+        f"The model failed ({first_line(failure)}): ask again, and configure the node again "
+        "if that does not help."
+    )
+    error.__cause__ = failure
+    return error
 
 
 def _check_quantization(checkpoint: Checkpoint, quantization: str) -> None:
@@ -218,7 +263,7 @@ def _check_quantization(checkpoint: Checkpoint, quantization: str) -> None:
             f"The model in {checkpoint.directory} is quantized already "
             f"({checkpoint.quantized_as}): set the quantization to auto or none."
         )
-    _quieten()
+    _silence_libraries()
     try:
         import bitsandbytes  # noqa: F401  only to learn whether it works here
     except (ImportError, OSError, RuntimeError) as error:
@@ -228,13 +273,13 @@ def _check_quantization(checkpoint: Checkpoint, quantization: str) -> None:
         ) from error
 
 
-def _quieten() -> None:
-    for module in _CHATTY_MODULES:
+def _silence_libraries() -> None:
+    for module in _NOISY_LOGGERS:
         logging.getLogger(module).setLevel(logging.ERROR)
 
 
 def quantization_config(placement: Placement) -> BitsAndBytesConfig:
-    """How bitsandbytes is to quantize the language layers."""
+    """Settings for bitsandbytes to quantize the language layers."""
     if placement.quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=NOT_QUANTIZED)
     return BitsAndBytesConfig(

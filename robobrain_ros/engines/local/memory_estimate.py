@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory a request will take, and whether it is there."""
+"""Memory that weights take, that a request will take, and that is free."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 USABLE = 0.9
-"""Of the free memory; the rest is for what can't be foreseen (fragments, other processes)."""
+"""Share of the free memory; the rest is for fragments and other processes."""
 
-# Tensors of a layer's width that are alive at once while a model reads: input, sum, products.
+# Tensors of a layer's width that are alive at once during prefill: input, sum, products.
 _ALIVE = 6
 
 
@@ -32,8 +32,8 @@ def free_bytes(device: torch.device) -> int:
     return int(free) + int(held)
 
 
-def reading_bytes(model: PreTrainedModel, tokens: int, patches: int, itemsize: int) -> int:
-    """What reading takes beside the cache: the widest layer's tensors for each token and patch."""
+def prefill_bytes(model: PreTrainedModel, tokens: int, patches: int, itemsize: int) -> int:
+    """Bytes of a prefill's activations: the widest layer's tensors for each token and patch."""
     vision, text = model.config.vision_config, model.config.text_config
     of_patch = vision.hidden_size * 4 + vision.intermediate_size * 2
     of_token = text.hidden_size * 4 + text.intermediate_size * 2

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Products with weights on a CPU, by the fastest library that torch comes with.
+"""Linear layers on a CPU with weights prepacked for oneDNN.
 
-`F.linear` leaves much undone there: for float32 it calls MKL, which leaves AVX-512 unused on CPUs
-that are not Intel's, and for bfloat16 oneDNN, which lays the weights out anew in each call. Weights
-that are laid out once are 2 to 4 times faster (Zen 5). Torch offers no switch, so the operators
-that its own compiler calls are called here.
+`F.linear` is slow there: for float32 it calls MKL, which leaves AVX-512 unused on CPUs that are not
+Intel's, and for bfloat16 oneDNN, which reorders the weights in each call. Weights that are
+reordered once are 2 to 4 times faster (Zen 5). Torch offers no switch for this, so the operators
+that its compiler (inductor) emits are called directly.
 """
 
 from __future__ import annotations
@@ -13,67 +13,67 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# oneDNN takes ten microseconds a call to begin with: with fewer products F.linear is done by then.
-_MANY = 2**18
-# For how many rows weights are laid out; a layout for many serves few as well, not the reverse.
-_ROWS = 128
-_ONEDNN = torch.backends.mkldnn.is_available() and all(
+# A call of oneDNN has ten microseconds of overhead: below this many products F.linear is faster.
+_MIN_PRODUCTS = 2**18
+# Rows of the input that weights are packed for; a packing for many rows is also good for few.
+_PACKED_ROWS = 128
+ONEDNN = torch.backends.mkldnn.is_available() and all(
     hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
 )
+"""Whether this torch has oneDNN's operators."""
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
-    """What `F.linear` computes for x (…, I) and weight (O, I) that changes from call to call, up to
-    rounding.
-    """
-    many = x.numel() * len(weight) >= 4 * _MANY
+    """Compute `F.linear`, up to rounding, of x (…, I) and a weight (O, I) that is used once."""
+    many = x.numel() * len(weight) >= 4 * _MIN_PRODUCTS
     # The operator has no derivative.
     plain = x.dtype is torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled()
-    if _ONEDNN and many and plain:
+    if ONEDNN and many and plain:
         return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     return F.linear(x, weight)
 
 
-class LaidOut(nn.Module):
-    """What `F.linear` computes with weight (O, I) and bias (O,), which never change. No gradients.
+class PrepackedLinear(nn.Module):
+    """A linear layer of a constant weight (O, I) and bias (O,). No gradients.
 
-    Small weights are kept as they were as well: for few rows that is faster.
+    Small weights are kept in their plain layout as well, which is faster for few rows.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
         self._outputs = len(weight)
-        self._laid_out = _laid_out(weight.detach())
-        needed = self._laid_out is None or weight.numel() < _MANY
+        self._packed = _packed(weight.detach())
+        needed = self._packed is None or weight.numel() < _MIN_PRODUCTS
         self.weight = nn.Parameter(weight.detach(), requires_grad=False) if needed else None
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (…, I); returns (…, O)."""
         weight = self.weight
-        if weight is None or (self._laid_out is not None and x.numel() * self._outputs >= _MANY):
-            return torch.ops.mkldnn._linear_pointwise(x, self._laid_out, self.bias, "none", [], "")
+        many = x.numel() * self._outputs >= _MIN_PRODUCTS
+        if weight is None or (self._packed is not None and many):
+            return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
         return F.linear(x, weight, self.bias)
 
 
-def lay_out(model: nn.Module) -> None:
-    """Replace every plain `nn.Linear` of a model that is on a CPU; quantized ones stay."""
+def prepack(model: nn.Module) -> None:
+    """Replace every plain `nn.Linear` of a model that is on a CPU; quantized layers stay."""
     for module in model.modules():
         for name, child in list(module.named_children()):
             plain = type(child) is nn.Linear and child.weight.device.type == "cpu"
-            if plain and child.weight.numel():  # none are left of those that were put together
-                setattr(module, name, LaidOut(child.weight, child.bias))
+            if plain and child.weight.numel():  # FusedLinear has emptied those that it took
+                setattr(module, name, PrepackedLinear(child.weight, child.bias))
 
 
-def _laid_out(weight: Tensor) -> Tensor | None:
-    """The weight as oneDNN wants it, None where it doesn't do it."""
+def _packed(weight: Tensor) -> Tensor | None:
+    """The weight in oneDNN's layout, None where oneDNN doesn't support it."""
     known = weight.dtype in (torch.float32, torch.bfloat16) and weight.device.type == "cpu"
-    if not (_ONEDNN and known):
+    if not (ONEDNN and known):
         return None
     try:
-        laid_out: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
-        few = weight.new_zeros(1, weight.shape[1])
-        torch.ops.mkldnn._linear_pointwise(few, laid_out, None, "none", [], "")
-    except RuntimeError:  # bfloat16 on a CPU that doesn't multiply it
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKED_ROWS)
+        row = weight.new_zeros(1, weight.shape[1])
+        torch.ops.mkldnn._linear_pointwise(row, packed, None, "none", [], "")
+    except RuntimeError:  # bfloat16 on a CPU without instructions for it
         return None
-    return laid_out
+    return packed

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a model reads a request: the image once, then only the words that are new."""
+"""Prefill: images once, then only the tokens that the prefix cache doesn't have."""
 
 from __future__ import annotations
 
@@ -10,137 +10,145 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from robobrain_ros.core.requests import GenerationRequest
-from robobrain_ros.engines.local.kv_cache import Rows
-from robobrain_ros.engines.local.memory_estimate import reading_bytes
-from robobrain_ros.engines.local.prefix_cache import Prefix, PrefixCache, digest
-from robobrain_ros.engines.local.processor import EncodedImage, Encoder
+from robobrain_ros.engines.local.kv_cache import KVCache
+from robobrain_ros.engines.local.memory_estimate import prefill_bytes
+from robobrain_ros.engines.local.prefix_cache import Key, Prefix, PrefixCache, digest
+from robobrain_ros.engines.local.processor import EncodedImage, Processor
 from robobrain_ros.engines.local.qwen_language import LanguageModel
 from robobrain_ros.engines.local.qwen_vision import VisionTower
 
 
 @dataclass(frozen=True, eq=False)
-class Prompt:
-    """A request as tokens (1, T), with its image when the model must look at it, or with what is
-    known of it. `key` identifies the image.
+class PreparedPrompt:
+    """A request as token ids (1, T), with its cached prefix, or else with its encoded images.
+
+    key: identifies the images.
     """
 
     ids: Tensor
-    image: EncodedImage | None = None
+    images: tuple[EncodedImage, ...] = ()
     prefix: Prefix | None = None
-    key: bytes = b""
+    key: Key = ()
 
     @property
     def length(self) -> int:
-        """All tokens of the prompt."""
+        """Number of tokens."""
         return self.ids.shape[1]
 
     @property
     def cached(self) -> int:
-        """Tokens that need not be read again."""
+        """Number of tokens whose keys and values are in the prefix cache."""
         return 0 if self.prefix is None else len(self.prefix.ids)
 
     @property
-    def sent_size(self) -> tuple[int, int]:
-        """Width and height of the image as sent, (0, 0) without one."""
-        source = self.prefix or self.image
-        return (0, 0) if source is None else source.sent_size
+    def sent_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(width, height) of each image as sent."""
+        if self.prefix is not None:
+            return self.prefix.sent_sizes
+        return tuple(image.sent_size for image in self.images)
 
 
-class Reader:
-    """Reads prompts into rows of the cache, and keeps what was read of images."""
+class Prefiller:
+    """Prefills prompts into rows of the KV cache, and fills the prefix cache."""
 
     def __init__(
         self,
         model: PreTrainedModel,
-        encoder: Encoder,
+        processor: Processor,
         language: LanguageModel,
         prefixes: PrefixCache,
     ) -> None:
+        self.vision = VisionTower(model.model.visual)
         self._model = model
-        self._encoder = encoder
+        self._processor = processor
         self._language = language
         self._prefixes = prefixes
-        self._vision = VisionTower(model.model.visual)
 
-    def prompt(self, request: GenerationRequest) -> Prompt:
-        """Encode a request; of an image that is known, nothing but its number of tokens is needed.
+    def prepare(self, request: GenerationRequest) -> PreparedPrompt:
+        """Tokenize a request; images in the prefix cache are not encoded again.
 
         Raises EngineError for an image that the model can't take.
         """
-        if request.image is None:
-            return Prompt(self._encoder.token_ids(request, 0))
-        key = digest(request.image)
-        known = self._prefixes.get(key)
-        if known is not None:
-            ids = self._encoder.token_ids(request, known.image_tokens)
-            if known.begins(ids):
-                return Prompt(ids, None, known, key)
-        image = self._encoder.image(request.image)
-        return Prompt(self._encoder.token_ids(request, image.tokens), image, None, key)
+        if not request.images:
+            return PreparedPrompt(self._processor.token_ids(request, ()))
+        key = tuple(map(digest, request.images))
+        prefix = self._prefixes.get(key)
+        if prefix is not None:
+            ids = self._processor.token_ids(request, prefix.image_tokens)
+            if prefix.begins(ids):
+                return PreparedPrompt(ids, (), prefix, key)
+        images = tuple(map(self._processor.image, request.images))
+        ids = self._processor.token_ids(request, [image.tokens for image in images])
+        return PreparedPrompt(ids, images, None, key)
 
-    def reading_bytes(self, prompt: Prompt) -> int:
-        """Estimate the memory that `read` takes beside the row."""
-        patches = 0 if prompt.image is None else int(prompt.image.grid.prod())
+    def prefill_bytes(self, prompt: PreparedPrompt) -> int:
+        """Estimate the memory that `prefill` takes beside the KV cache."""
+        patches = max((int(image.grid.prod()) for image in prompt.images), default=0)
         tokens = prompt.length - prompt.cached
-        return reading_bytes(self._model, tokens, patches, self._language.dtype.itemsize)
+        return prefill_bytes(self._model, tokens, patches, self._language.dtype.itemsize)
 
-    def read(self, prompt: Prompt, more: list[int], rows: Rows, row: int) -> tuple[Tensor, int]:
-        """Read what is new of a prompt, and `more` tokens after it, into a row that begins with
-        the prompt's prefix.
+    def prefill(
+        self, prompt: PreparedPrompt, forced: list[int], cache: KVCache, row: int
+    ) -> tuple[Tensor, int]:
+        """Compute a prompt's new tokens, and `forced` ones after it, in a row of the cache.
 
-        Returns the scores (1, V) of the next token, and by how much the rotary positions of tokens
-        after the prompt are above their columns.
+        The row begins with the prompt's prefix. Returns the logits (1, V) of the next token, and
+        the rotary positions of tokens after the prompt minus their slots.
         """
         language = self._language
-        ids = torch.cat([prompt.ids, torch.tensor([more], dtype=torch.int64)], 1)
-        columns = torch.arange(prompt.cached, ids.shape[1])[None]
+        ids = torch.cat([prompt.ids, torch.tensor([forced], dtype=torch.int64)], 1)
+        slots = torch.arange(prompt.cached, ids.shape[1])[None]
         new = ids[:, prompt.cached :].to(language.device)
         x = language.embed(new)
-        deep: list[Tensor] = []
-        if prompt.image is None:
-            offset = 0 if prompt.prefix is None else prompt.prefix.offset
-            rope = language.text_rope((columns + offset).to(language.device))
-        else:
-            positions, offset = self._positions(ids, prompt.image)
+        deepstack: list[Tensor] = []
+        if prompt.images:
+            positions, offset = self._positions(ids, prompt.images)
             rope = language.rope(positions)
-            x, deep = self._with_image(x, ids, prompt.image)
-        cache = rows.cache[:, :, row : row + 1]
-        hidden = language.hidden(x, rope, language.reach(columns), cache, deep)
-        if prompt.image is not None:
-            self._keep(prompt, prompt.image, offset, rows, row)
+            x, deepstack = self._with_images(x, ids, prompt.images)
+        else:
+            offset = 0 if prompt.prefix is None else prompt.prefix.offset
+            rope = language.text_rope((slots + offset).to(language.device))
+        rows = cache.tensor[:, :, row : row + 1]
+        metadata = language.attention_metadata(slots)
+        hidden = language.hidden(x, rope, metadata, rows, deepstack)
+        if prompt.images:
+            self._cache_prefix(prompt, offset, cache, row)
         return language.logits(hidden[:, -1]), offset
 
-    def _positions(self, ids: Tensor, image: EncodedImage) -> tuple[Tensor, int]:
-        """Rotary positions (3, T) (time, row, column), and by how much text after the image is
-        above its column.
+    def _positions(self, ids: Tensor, images: tuple[EncodedImage, ...]) -> tuple[Tensor, int]:
+        """Rotary positions (3, T) (time, row, column), and those of text after the images minus
+        its slots.
         """
         positions, offset = self._model.model.get_rope_index(
-            ids, mm_token_type_ids=self._encoder.is_image(ids), image_grid_thw=image.grid
+            ids,
+            mm_token_type_ids=self._processor.is_image(ids),
+            image_grid_thw=torch.cat([image.grid for image in images]),
         )
         return positions[:, 0], int(offset)
 
-    def _with_image(
-        self, x: Tensor, ids: Tensor, image: EncodedImage
+    def _with_images(
+        self, x: Tensor, ids: Tensor, images: tuple[EncodedImage, ...]
     ) -> tuple[Tensor, list[Tensor]]:
-        """Put the image's features in their tokens' places (1, T, C); returns what is to be added
-        to all tokens after the first layers, (T, C) each, too.
+        """Put the images' features in place of their tokens' embeddings (1, T, C).
+
+        Returns also the deepstack features, (T, C) each, which are 0 at other tokens.
         """
         device = self._language.device
-        seen = self._vision(image.pixel_values.to(device), image.grid)
-        at = self._encoder.is_image(ids)[0].to(device).bool()
-        x[0, at] = seen.tokens
-        deep = []
-        for layer in seen.deepstack:
+        features = [self.vision(image.pixel_values.to(device), image.grid) for image in images]
+        is_image = self._processor.is_image(ids)[0].to(device).bool()
+        x[0, is_image] = torch.cat([one.tokens for one in features])
+        deepstack = []
+        for layers in zip(*(one.deepstack for one in features)):
             added = torch.zeros_like(x[0])
-            added[at] = layer
-            deep.append(added)
-        return x, deep
+            added[is_image] = torch.cat(layers)
+            deepstack.append(added)
+        return x, deepstack
 
-    def _keep(self, prompt: Prompt, image: EncodedImage, offset: int, rows: Rows, row: int) -> None:
-        """Hold what the model has read up to the end of a new image."""
-        end = int(self._encoder.is_image(prompt.ids)[0].nonzero()[-1]) + 1
-        if self._prefixes.takes(end * self._language.column_bytes):
-            kept = rows.copy(row, end)
-            ids = prompt.ids[0, :end]
-            prefix = Prefix(ids, image.tokens, offset, image.sent_size, kept)
+    def _cache_prefix(self, prompt: PreparedPrompt, offset: int, cache: KVCache, row: int) -> None:
+        """Keep a row's keys and values up to the end of the last image."""
+        end = int(self._processor.is_image(prompt.ids)[0].nonzero()[-1]) + 1
+        if self._prefixes.accepts(end * self._language.slot_bytes):
+            tokens = tuple(image.tokens for image in prompt.images)
+            keys_values = cache.copy(row, end)
+            prefix = Prefix(prompt.ids[0, :end], tokens, offset, prompt.sent_sizes, keys_values)
             self._prefixes.put(prompt.key, prefix)

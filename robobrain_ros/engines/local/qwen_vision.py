@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vision half of a Qwen-VL model, on the library's own weights but without its overhead.
+"""Forward pass of a Qwen-VL model's vision tower, on the library's weights.
 
-Transformers cuts an image into attention windows and calls the kernel for each of them in each
-block, and on a GPU waits for the windows' sizes each time. Here windows of one size are a batch,
-what follows from the image's size is computed once, and products run at the machine's speed.
+Transformers calls the attention kernel for each window of each block, and on a GPU synchronizes for
+the windows' sizes each time. Here windows of one size are a batch, and what depends on the image's
+size alone is computed once.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from transformers.vision_utils import (
     get_vision_window_index,
 )
 
-from robobrain_ros.engines.local.onednn_linear import LaidOut, product
+from robobrain_ros.engines.local.norms import rms_norm
+from robobrain_ros.engines.local.onednn_linear import PrepackedLinear, product
 
 Windows = tuple[tuple[int, int], ...]
-"""How many attention windows, and how many patches each, for windows that follow each other."""
+"""Runs of attention windows of one size: (windows, patches in each)."""
 
-# Cameras have few sizes; an entry is below a megabyte for each 1000 patches.
-_GRIDS_KEPT = 4
-# On a CPU, attention over this many patches is faster in plain products than in the fused kernel,
+# Cameras have few image sizes; an entry is below a megabyte for each 1000 patches.
+_CACHED_GRIDS = 4
+# On a CPU, attention over this many patches is faster by matrix products than by the fused kernel,
 _LONG = 1024
-# of so many queries at a time: the scores stay in the cache, and memory bounded.
+# with so many queries at a time: the scores fit in the CPU's cache, and memory is bounded.
 _QUERIES = 512
 
 
@@ -43,26 +44,27 @@ class ImageFeatures:
 
 @dataclass(frozen=True, eq=False)
 class PatchGrid:
-    """What depends on an image's size in patches alone.
+    """Tensors that depend on an image's size in patches alone.
 
-    order: (tokens,) int64, raster indices of the image tokens (merged patches) as they are
-    processed, those of a window together; None where that is raster order. windows: in that order.
-    cos, sin: (patches, 1, 1, head width) float32, of the rotary positions. places, shares:
-    (patches, 4), where Qwen3-VL's learned positions are looked up, and their weights.
+    order: (tokens,) int64, raster indices of the image tokens (merged patches) in the order of
+    processing, window by window; None where that is raster order. windows: in that order. cos, sin:
+    (patches, 1, 1, head width) float32, of the rotary positions. corners, corner_weights: (patches,
+    4), for the bilinear interpolation of Qwen3-VL's learned positions.
     """
 
     order: Tensor | None
     windows: Windows
     cos: Tensor
     sin: Tensor
-    places: Tensor | None = None
-    shares: Tensor | None = None
+    corners: Tensor | None = None
+    corner_weights: Tensor | None = None
 
 
 def patch_grid(visual: PreTrainedModel, grid: Tensor) -> PatchGrid:
-    """Prepare for images of `grid` (1, 3) patches (time, rows, columns); on the weights' device.
+    """Compute the tensors for images of `grid` (1, 3) patches (time, rows, columns).
 
-    Raises ValueError for several images, and for videos: their frames don't see each other.
+    They are on the weights' device. Raises ValueError for several images and for videos, whose
+    frames don't attend to each other.
     """
     if grid.shape != (1, 3) or int(grid[0, 0]) != 1:
         raise ValueError(f"{grid.tolist()} is not the grid of one still image")
@@ -70,7 +72,7 @@ def patch_grid(visual: PreTrainedModel, grid: Tensor) -> PatchGrid:
     grid = grid.cpu()
     patches = int(grid.prod())
     positions = get_vision_position_ids(grid, merge)
-    order, places, shares = None, None, None
+    order, corners, weights = None, None, None
     windows: Windows = ((1, patches),)
     if hasattr(visual, "window_size"):
         index, bounds = get_vision_window_index(grid, merge, visual.window_size, visual.patch_size)
@@ -79,22 +81,22 @@ def patch_grid(visual: PreTrainedModel, grid: Tensor) -> PatchGrid:
         positions = positions.view(-1, merge**2, 2)[order].flatten(0, 1)
         order = order.to(device)
     if hasattr(visual, "pos_embed"):
-        places, shares = get_vision_interpolation_indices_and_weights(
+        corners, weights = get_vision_interpolation_indices_and_weights(
             grid,
             num_grid_per_side=visual.num_grid_per_side,
             mode=visual.interpolation_mode,
             align_corners=visual.interpolation_align_corners,
             spatial_merge_size=merge,
         )
-        places, shares = places.to(device), shares.to(device)
+        corners, weights = corners.to(device), weights.to(device)
     cos, sin = visual.rotary_pos_emb(torch.zeros(1, device=device), positions.to(device))
-    return PatchGrid(order, windows, cos[:, None, None], sin[:, None, None], places, shares)
+    return PatchGrid(order, windows, cos[:, None, None], sin[:, None, None], corners, weights)
 
 
 def _by_size(index: Tensor, bounds: Tensor) -> tuple[Tensor, Windows]:
-    """Put windows of one size together: those at an image's edges are smaller.
+    """Sort windows by size: those at an image's edges are smaller.
 
-    index: (tokens,) in window order; bounds: (windows + 1,) where windows begin and end in it.
+    index: (tokens,) in window order; bounds: (windows + 1,) of the windows in it.
     """
     sizes = bounds.diff()
     by_size = sizes.argsort(descending=True, stable=True)
@@ -105,13 +107,13 @@ def _by_size(index: Tensor, bounds: Tensor) -> tuple[Tensor, Windows]:
 
 
 class VisionTower:
-    """Runs the vision tower of a Qwen2.5-VL or Qwen3-VL model. No gradients."""
+    """The vision tower of a Qwen2.5-VL or Qwen3-VL model. No gradients."""
 
     def __init__(self, visual: PreTrainedModel) -> None:
-        """`visual`: the model's own tower, whose weights are used where they are."""
-        self._visual = visual
+        """visual: the model's own tower, whose weights are used in place."""
+        self.visual = visual
         kernel = visual.patch_embed.proj
-        self._kernel = LaidOut(kernel.weight.flatten(1), kernel.bias)
+        self._kernel = PrepackedLinear(kernel.weight.flatten(1), kernel.bias)
         self._full = getattr(visual, "fullatt_block_indexes", range(len(visual.blocks)))
         self._deep = dict(
             zip(
@@ -119,40 +121,42 @@ class VisionTower:
                 getattr(visual, "deepstack_merger_list", ()),
             )
         )
-        self._grids: dict[tuple[int, ...], PatchGrid] = {}
+        self.grids: dict[tuple[int, ...], PatchGrid] = {}
 
     def __call__(self, pixel_values: Tensor, grid: Tensor) -> ImageFeatures:
-        """Look at an image.
+        """Encode an image.
 
         pixel_values: (patches, channels * frames * side * side) on the weights' device, merged
         patches together, as the library's image processor makes them. grid: (1, 3) patches (time,
         rows, columns), better left on the CPU. Raises ValueError for more than one still image.
         """
         with torch.no_grad():
-            return self._look(pixel_values, self._prepared(grid))
+            return self._encode(pixel_values, self._prepared(grid))
 
     def _prepared(self, grid: Tensor) -> PatchGrid:
         key = tuple(grid.flatten().tolist())
-        if key not in self._grids:
-            if len(self._grids) >= _GRIDS_KEPT:
-                del self._grids[next(iter(self._grids))]
-            self._grids[key] = patch_grid(self._visual, grid)
-        return self._grids[key]
+        if key not in self.grids:
+            if len(self.grids) >= _CACHED_GRIDS:
+                del self.grids[next(iter(self.grids))]
+            self.grids[key] = patch_grid(self.visual, grid)
+        return self.grids[key]
 
-    def _look(self, pixel_values: Tensor, grid: PatchGrid) -> ImageFeatures:
-        visual = self._visual
+    def _encode(self, pixel_values: Tensor, grid: PatchGrid) -> ImageFeatures:
+        visual = self.visual
         kernel = visual.patch_embed.proj
         x = self._kernel(pixel_values.to(kernel.weight.dtype))
-        if grid.places is not None and grid.shares is not None:
-            x += (visual.pos_embed(grid.places) * grid.shares[..., None]).sum(1).to(x.dtype)
+        if grid.corners is not None and grid.corner_weights is not None:
+            x += (
+                (visual.pos_embed(grid.corners) * grid.corner_weights[..., None]).sum(1).to(x.dtype)
+            )
         if grid.order is not None:
             merged = x.view(len(grid.order), -1, x.shape[1])
             x = merged.index_select(0, grid.order).view(x.shape)
         deepstack = []
         for index, block in enumerate(visual.blocks):
             windows = ((1, len(x)),) if index in self._full else grid.windows
-            x += _attended(_normed(x, block.norm1), block.attn, grid, windows)
-            x += _mixed(_normed(x, block.norm2), block.mlp)
+            x += _attention(_normed(x, block.norm1), block.attn, grid, windows)
+            x += _mlp(_normed(x, block.norm2), block.mlp)
             if index in self._deep:
                 deepstack.append(_merged(x, self._deep[index]))
         tokens = _merged(x, visual.merger)
@@ -161,10 +165,10 @@ class VisionTower:
         return ImageFeatures(tokens, tuple(deepstack))
 
 
-def _attended(x: Tensor, attention: nn.Module, grid: PatchGrid, windows: Windows) -> Tensor:
+def _attention(x: Tensor, attention: nn.Module, grid: PatchGrid, windows: Windows) -> Tensor:
     """Attention of patches (N, C) within their windows."""
     qkv = attention.qkv(x).view(len(x), 3, attention.num_heads, -1)
-    query, key = _turned(qkv[:, :2], grid).unbind(1)
+    query, key = _rotated(qkv[:, :2], grid).unbind(1)
     seen, first = [], 0
     for window in windows:
         some = slice(first, first + window[0] * window[1])
@@ -174,15 +178,15 @@ def _attended(x: Tensor, attention: nn.Module, grid: PatchGrid, windows: Windows
     return attention.proj(torch.cat(seen) if len(seen) > 1 else seen[0])
 
 
-def _turned(x: Tensor, grid: PatchGrid) -> Tensor:
-    """Rotary positions of queries and keys (N, 2, heads, width), in float32 as the library does."""
+def _rotated(x: Tensor, grid: PatchGrid) -> Tensor:
+    """Apply rotary positions to queries and keys (N, 2, heads, width), in float32."""
     exact = x.float()
     first, second = exact.chunk(2, -1)
     sin = grid.sin[..., : first.shape[-1]]  # its halves are equal
-    turned = exact * grid.cos
-    turned[..., : first.shape[-1]].addcmul_(second, sin, value=-1)
-    turned[..., first.shape[-1] :].addcmul_(first, sin)
-    return turned.to(x.dtype)
+    rotated = exact * grid.cos
+    rotated[..., : first.shape[-1]].addcmul_(second, sin, value=-1)
+    rotated[..., first.shape[-1] :].addcmul_(first, sin)
+    return rotated.to(x.dtype)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
@@ -196,8 +200,8 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tenso
 def _attend_long(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """Attention (heads, N, width) of many patches on a CPU, as (N, heads * width).
 
-    The kernel's products run at a fraction of the speed of `product`'s. Scores are float32, like
-    the kernel's.
+    The fused kernel runs at a fraction of the speed of `product`. Scores are float32, as in the
+    kernel.
     """
     heads, count, width = query.shape
     seen = query.new_empty(count, heads, width)
@@ -211,8 +215,8 @@ def _attend_long(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Ten
     return seen.flatten(1)
 
 
-def _mixed(x: Tensor, mlp: nn.Module) -> Tensor:
-    """A block's second half: gated in Qwen2.5-VL, plain in Qwen3-VL."""
+def _mlp(x: Tensor, mlp: nn.Module) -> Tensor:
+    """A block's MLP: gated in Qwen2.5-VL, plain in Qwen3-VL."""
     if hasattr(mlp, "gate_proj"):
         gate = mlp.act_fn(mlp.gate_proj(x))
         return mlp.down_proj(gate.mul_(mlp.up_proj(x)))
@@ -220,7 +224,7 @@ def _mixed(x: Tensor, mlp: nn.Module) -> Tensor:
 
 
 def _merged(x: Tensor, merger: nn.Module) -> Tensor:
-    """Image tokens of patches (N, C): patches of a token side by side, and two products."""
+    """Merge patches (N, C) into image tokens: a token's patches concatenated, and two products."""
     if hasattr(merger, "ln_q"):  # Qwen2.5-VL
         x = _normed(x, merger.ln_q).view(-1, merger.hidden_size)
         first, activation, second = merger.mlp
@@ -233,6 +237,4 @@ def _merged(x: Tensor, merger: nn.Module) -> Tensor:
 
 
 def _normed(x: Tensor, norm: nn.Module) -> Tensor:
-    if isinstance(norm, nn.LayerNorm):
-        return norm(x)
-    return F.rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
+    return norm(x) if isinstance(norm, nn.LayerNorm) else rms_norm(x, norm)

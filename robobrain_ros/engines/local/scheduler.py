@@ -1,89 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine's own thread: it makes, runs and closes the engine; the node awaits its futures."""
+"""The scheduler: serves requests from any thread with a step-wise engine on a thread of its own."""
 
 from __future__ import annotations
 
 import threading
 import traceback
-from bisect import insort
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from enum import IntEnum
+from dataclasses import replace
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 
 from robobrain_ros.core.requests import Generation, GenerationRequest, never_stop
 from robobrain_ros.engines.base import (
-    Engine,
+    Capabilities,
     EngineBusy,
     EngineError,
     EngineOutOfMemory,
     EngineUnavailable,
     Memory,
+    Priority,
+    Result,
+    Work,
+    silent,
 )
-
-Result = TypeVar("Result")
-Work = Callable[[Engine], Generator[GenerationRequest, Generation, Result]]
-"""What is done for one request on the engine's thread: it yields what to ask the model, is given
-the answer, and returns the result. Between its own steps other requests have their turn."""
+from robobrain_ros.engines.local.request_queue import Job, RequestQueue
+from robobrain_ros.engines.local.stepwise import StepwiseEngine
 
 
-class Priority(IntEnum):
-    """Who comes first when there is a queue."""
+class Scheduler:
+    """Owns one step-wise engine and the thread that uses it. See `engines.base.Engine`.
 
-    PERCEPTION = 0  # a planner waits for a few tokens
-    TALK = 1  # long texts, thinking
-
-
-@dataclass(order=True)
-class _Job:
-    """One piece of work, and the future of its result; sorted by priority, then by arrival."""
-
-    priority: Priority
-    number: int
-    work: Work[Any] = field(compare=False)
-    stop: Callable[[], bool] = field(compare=False)
-    future: Future[Any] = field(compare=False, default_factory=Future)
-    steps: Generator[GenerationRequest, Generation, Any] | None = field(compare=False, default=None)
-    request: GenerationRequest | None = field(compare=False, default=None)
-
-
-class EngineWorker:
-    """Owns one engine and the one thread that touches it (CUDA contexts stay on one thread).
-
-    `create` makes the engine on that thread; `ready` is the future of the engine, or of the error
-    that prevented it. Up to `max_batch` requests are answered at once, token by token in turn;
-    `max_pending` more may wait (or while the engine is being made), and one more raises EngineBusy.
-    One of several places is kept for PERCEPTION, so that long talk never blocks it. All methods are
-    thread-safe, and none but `close` waits.
+    Up to `max_batch` requests run at the same time and `max_pending` more may wait, also while the
+    model is being loaded. One of several places is reserved for Priority.PERCEPTION.
     """
 
     def __init__(
         self,
-        create: Callable[[], Engine],
+        load: Callable[[], StepwiseEngine],
         *,
         max_pending: int = 8,
         max_batch: int = 8,
-        on_failure: Callable[[str], None] = lambda _: None,
+        on_failure: Callable[[str], None] = silent,
     ) -> None:
-        """on_failure: told the cause, with its traceback, when the thread ends by itself."""
-        self.ready: Future[Engine] = Future()
-        self.failure: EngineUnavailable | None = None
-        """Why the thread ended by itself, if it did: it serves nobody any more."""
-        self._create = create
+        """load: makes the engine, on the scheduler's thread. on_failure: called with the cause,
+        with its traceback, when the thread ends by itself.
+        """
+        self.ready: Future[Capabilities] = Future()
+        self._load = load
         self._on_failure = on_failure
         self._max_pending = max_pending
         self._max_batch = max_batch
         self._numbers = count()
-        self._pending: list[_Job] = []
-        self._begun = 0  # jobs that have been begun and have not ended
-        self._running: dict[object, _Job] = {}  # by what the engine names the answer
-        self._starved = False  # somebody waits until another has freed memory
-        self._to_forget = False
-        self._making = True
-        self.memory: Memory | None = None
-        """As the engine last told."""
+        self._queue = RequestQueue(max_batch)
+        self._started = 0  # jobs that have been started and have not ended
+        self._running: dict[Hashable, Job] = {}  # by the engine's handles
+        self._out_of_memory = False  # a job waits until another one has freed memory
+        self._must_clear = False
+        self._loading = True
+        self._description = ""
+        self._memory: Memory | None = None
+        self._failure: EngineUnavailable | None = None
         self._closing = threading.Event()
         self._changed = threading.Condition()
         self.ready.set_running_or_notify_cancel()
@@ -91,125 +68,144 @@ class EngineWorker:
         self._thread.start()
 
     @property
-    def pending(self) -> int:
-        """Number of requests that wait for their turn."""
-        with self._changed:
-            self._drop_cancelled()
-            return len(self._pending)
+    def capabilities(self) -> Capabilities:
+        """Those of the loaded model. Raises EngineUnavailable before `ready` is done."""
+        if not self.ready.done() or self.ready.exception() is not None:
+            raise EngineUnavailable("The model is not loaded: wait until it is.")
+        return self.ready.result()
+
+    @property
+    def description(self) -> str:
+        """A line for the log, "" before `ready` is done."""
+        return self._description
 
     @property
     def running(self) -> int:
-        """Number of requests that are being answered."""
-        return self._begun
+        """Number of requests being answered."""
+        return self._started
 
-    def submit(
+    @property
+    def pending(self) -> int:
+        """Number of requests waiting for their turn."""
+        with self._changed:
+            return len(self._queue)
+
+    @property
+    def memory(self) -> Memory | None:
+        """Memory usage as last measured."""
+        return self._memory
+
+    @property
+    def failure(self) -> EngineUnavailable | None:
+        """Why the thread has ended by itself."""
+        return self._failure
+
+    def generate(
+        self, request: GenerationRequest, *, priority: Priority = Priority.PERCEPTION
+    ) -> Future[Generation]:
+        """Queue one request; see `Engine.generate`."""
+        return self.run(_single(request), priority=priority, stop=request.stop)
+
+    def run(
         self,
         work: Work[Result],
         *,
         priority: Priority = Priority.PERCEPTION,
         stop: Callable[[], bool] = never_stop,
     ) -> Future[Result]:
-        """Queue `work`; its result or exception lands in the future.
-
-        When `stop` says so while it waits, its turn comes at once, for it to say why it ends. A
-        future that is cancelled while it waits never runs. Raises EngineBusy when the queue is
-        full, EngineUnavailable when there is no engine (any more).
-        """
+        """Queue work; see `Engine.run`."""
         with self._changed:
             if self._closing.is_set():
-                raise self.failure or EngineUnavailable(
+                raise self._failure or EngineUnavailable(
                     "The model is not loaded: configure the node again."
                 )
-            self._drop_cancelled()
-            room = 0 if self._making else self._max_batch - self._begun
-            if len(self._pending) >= self._max_pending + room:
+            room = 0 if self._loading else self._max_batch - self._started
+            if len(self._queue) >= self._max_pending + room:
                 raise EngineBusy(
-                    f"{len(self._pending)} requests are waiting for the model already: "
+                    f"{len(self._queue)} requests are waiting for the model already: "
                     "ask again later."
                 )
-            job = _Job(priority, next(self._numbers), work, stop)
-            insort(self._pending, job)
+            job = Job(priority, next(self._numbers), work, stop)
+            self._queue.push(job)
             self._changed.notify()
         return job.future
 
-    def forget(self) -> None:
-        """Let the engine forget the images that it saw, after its next step."""
+    def clear_cache(self) -> None:
+        """Have the engine drop its prefix cache, after its next step."""
         with self._changed:
-            self._to_forget = True
+            self._must_clear = True
             self._changed.notify()
 
     def close(self, timeout: float | None = None) -> bool:
-        """End the answers at their next token, cancel what waits, free the engine, end the thread.
-
-        Waits at most `timeout` seconds (None = for ever) and returns whether the thread has ended;
-        it ends later otherwise (an engine that is being made can't be interrupted). May be called
-        again.
-        """
-        self._refuse_waiting()
+        """Stop running requests, cancel waiting ones, free the engine; see `Engine.close`."""
+        self._refuse_pending()
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    # What follows runs on the thread.
+    # All of the following runs on the thread.
 
     def _serve(self) -> None:
-        engine = self._made()
+        engine = self._loaded()
         if engine is None:
             return
         try:
             while self._wait():
-                self._end_stopped(engine)
+                self._start_stopped(engine)
                 self._admit(engine)
                 self._step(engine)
-                self._forget(engine)
-            while self._running:  # each one's `stop` says so now
+                self._clear_cache(engine)
+            while self._running:  # each one's `stop` returns True now
                 self._step(engine)
-        # Nobody shall wait for a thread that is gone. A library's panic is no Exception.
+        # Nobody may be left waiting for a thread that is gone. A library's panic is no Exception.
         except BaseException as error:  # noqa: BLE001
             self._fail(error)
-        self._refuse_waiting(self.failure)  # whoever has come to wait since `close`
+        self._refuse_pending(self._failure)  # also what was queued since `close`
         engine.close()
 
     def _fail(self, error: BaseException) -> None:
-        """Tell everybody that this thread ends."""
-        self.failure = EngineUnavailable(
+        """Tell all clients that this thread ends."""
+        self._failure = EngineUnavailable(
             f"The model's thread has ended ({error!r}): clean up and configure the node again."
         )
-        self._on_failure("".join([f"{self.failure}\n", *traceback.format_exception(error)]))
+        self._on_failure("".join([f"{self._failure}\n", *traceback.format_exception(error)]))
         running, self._running = self._running, {}
         for job in running.values():
-            self._ended()
-            job.future.set_exception(self.failure)
+            self._release()
+            job.future.set_exception(self._failure)
 
-    def _made(self) -> Engine | None:
-        """Make the engine and tell `ready`; without one, refuse what waits and what comes."""
+    def _loaded(self) -> StepwiseEngine | None:
+        """Load the engine and resolve `ready`; on failure refuse what waits and what comes."""
         try:
-            engine = self._create()
-        # Who awaits `ready` learns of it, whatever it is.
+            engine = self._load()
+        # Passed on to `ready`, whatever it is.
         except BaseException as error:  # noqa: BLE001
-            self._refuse_waiting(EngineUnavailable("The model could not be loaded."))
+            self._refuse_pending(EngineUnavailable("The model could not be loaded."))
             self.ready.set_exception(error)
             return None
         with self._changed:
-            self._making = False
-        self.memory = engine.memory()
-        self.ready.set_result(engine)
+            self._loading = False
+        self._memory = engine.memory()
+        self._description = engine.description
+        self.ready.set_result(engine.capabilities)
         return engine
 
     def _wait(self) -> bool:
-        """Wait for something to do; False when the worker closes."""
+        """Wait for something to do; False when the scheduler closes."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._pending or self._running or self._to_forget or self._closing.is_set()
+                lambda: (
+                    len(self._queue) or self._running or self._must_clear or self._closing.is_set()
+                )
             )
             return not self._closing.is_set()
 
-    def _refuse_waiting(self, reason: EngineUnavailable | None = None) -> None:
-        """Take nothing any more; what waits is cancelled, or refused with a reason."""
+    def _refuse_pending(self, reason: EngineUnavailable | None = None) -> None:
+        """Take no more work; waiting jobs are cancelled, or refused with a reason."""
         with self._changed:
             self._closing.set()
-            waiting, self._pending = self._pending, []
+            pending = self._queue.drain()
             self._changed.notify()
-        for job in waiting:
+        for job in pending:
             if reason is None and job.future.cancel():
                 continue
             if job.future.running() or job.future.set_running_or_notify_cancel():
@@ -217,112 +213,104 @@ class EngineWorker:
                     reason or EngineUnavailable("The model is being unloaded.")
                 )
 
-    def _end_stopped(self, engine: Engine) -> None:
-        """Give those that wait in vain their turn, for them to say why they end."""
+    def _start_stopped(self, engine: StepwiseEngine) -> None:
+        """Start the jobs that wait in vain, so that they say why they end."""
         with self._changed:
-            stopped = [job for job in self._pending if job.stop()]
-            self._pending = [job for job in self._pending if job not in stopped]
-            self._begun += len(stopped)
+            stopped = self._queue.pop_stopped()
+            self._started += len(stopped)
         for job in stopped:
-            self._begin(engine, job)
+            self._start(engine, job)
 
-    def _admit(self, engine: Engine) -> None:
-        """Begin what waits, as far as there is room."""
+    def _admit(self, engine: StepwiseEngine) -> None:
+        """Start waiting jobs as far as there is room."""
         while (job := self._next()) is not None:
-            self._begin(engine, job)
+            self._start(engine, job)
 
-    def _next(self) -> _Job | None:
+    def _next(self) -> Job | None:
         with self._changed:
-            self._drop_cancelled()
-            room = self._max_batch - self._begun
-            if not self._pending or room <= 0 or self._starved or self._closing.is_set():
+            if self._out_of_memory or self._closing.is_set():
                 return None
-            if self._pending[0].priority is Priority.TALK and room == 1 and self._max_batch > 1:
-                return None
-            self._begun += 1
-            return self._pending.pop(0)
+            job = self._queue.pop(self._started)
+            self._started += job is not None
+            return job
 
-    def _begin(self, engine: Engine, job: _Job) -> None:
+    def _start(self, engine: StepwiseEngine, job: Job) -> None:
         if job.request is not None:
-            self._ask(engine, job, job.request)
-        elif not job.future.set_running_or_notify_cancel():
-            self._ended()
+            self._request(engine, job, job.request)
+        elif job.future.set_running_or_notify_cancel():
+            self._resume(engine, job, job.work.send, None)
         else:
+            self._release()
 
-            def first(_: None) -> GenerationRequest:
-                job.steps = job.work(engine)
-                return next(job.steps)
-
-            self._go_on(engine, job, first, None)
-
-    def _go_on(self, engine: Engine, job: _Job, go_on: Callable[[Any], Any], value: Any) -> None:
-        """Run a job's own part up to its next question; its end lands in the future."""
+    def _resume(
+        self, engine: StepwiseEngine, job: Job, resume: Callable[[Any], Any], value: Any
+    ) -> None:
+        """Run a job's own part up to its next request; its end is set on the future."""
         try:
-            request = go_on(value)
+            request = resume(value)
         except StopIteration as end:
-            self._ended()
+            self._release()
             job.future.set_result(end.value)
-        # Whatever ends the work belongs to who awaits the future; this thread serves the next one.
+        # Whatever ends the work belongs to its client; this thread serves the next one.
         except BaseException as error:  # noqa: BLE001
-            self._ended()
+            self._release()
             job.future.set_exception(error)
         else:
-            self._ask(engine, job, request)
+            self._request(engine, job, request)
 
-    def _ask(self, engine: Engine, job: _Job, request: GenerationRequest) -> None:
-        """Put a job's question to the engine, or have it wait until others have freed memory."""
+    def _request(self, engine: StepwiseEngine, job: Job, request: GenerationRequest) -> None:
+        """Pass a job's request to the engine, or have it wait until others have freed memory."""
         job.request = request
         stop = request.stop
         stoppable = replace(request, stop=lambda: self._closing.is_set() or stop())
         try:
-            name = engine.start(stoppable)
+            handle = engine.start(stoppable)
         except EngineOutOfMemory as error:
             if self._running and not stop():
                 self._wait_for_memory(job)
                 return
             failure: BaseException = error
-        # As in _go_on.
+        # As in _resume.
         except BaseException as error:  # noqa: BLE001
             failure = error
         else:
-            self._running[name] = job
+            self._running[handle] = job
             return
-        assert job.steps is not None
-        self._go_on(engine, job, job.steps.throw, failure)
+        self._resume(engine, job, job.work.throw, failure)
 
-    def _wait_for_memory(self, job: _Job) -> None:
+    def _wait_for_memory(self, job: Job) -> None:
         with self._changed:
-            self._starved = True
-            self._begun -= 1
-            insort(self._pending, job)
+            self._out_of_memory = True
+            self._started -= 1
+            self._queue.push(job)
 
-    def _step(self, engine: Engine) -> None:
-        """Carry the answers on; whoever has one goes on with it."""
+    def _step(self, engine: StepwiseEngine) -> None:
+        """Advance the running requests; jobs resume with their generations."""
         if not self._running:
             return
         outcomes = engine.step()
         if outcomes:
-            self._starved = False
-        for name, outcome in outcomes:
-            job = self._running.pop(name)
-            assert job.steps is not None
-            go_on = job.steps.throw if isinstance(outcome, EngineError) else job.steps.send
-            self._go_on(engine, job, go_on, outcome)
-        if outcomes:  # last: whoever has an answer shall not wait for it
-            self.memory = engine.memory()
+            self._out_of_memory = False
+        for handle, outcome in outcomes:
+            job = self._running.pop(handle)
+            resume = job.work.throw if isinstance(outcome, EngineError) else job.work.send
+            self._resume(engine, job, resume, outcome)
+        if outcomes:  # last: no client shall wait for it
+            self._memory = engine.memory()
 
-    def _forget(self, engine: Engine) -> None:
+    def _clear_cache(self, engine: StepwiseEngine) -> None:
         with self._changed:
-            to_forget, self._to_forget = self._to_forget, False
-        if to_forget:
-            engine.forget()
-            self.memory = engine.memory()
+            must_clear, self._must_clear = self._must_clear, False
+        if must_clear:
+            engine.clear_cache()
+            self._memory = engine.memory()
 
-    def _ended(self) -> None:
-        """Make room; called before the future tells anybody."""
+    def _release(self) -> None:
+        """Make room; called before the future is resolved."""
         with self._changed:
-            self._begun -= 1
+            self._started -= 1
 
-    def _drop_cancelled(self) -> None:
-        """Make room: requests that were cancelled while waiting. Holds the lock already."""
-        self._pending = [job for job in self._pending if not job.future.cancelled()]
+
+def _single(request: GenerationRequest) -> Work[Generation]:
+    generation = yield request
+    return generation

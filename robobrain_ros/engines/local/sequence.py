@@ -1,134 +1,152 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One answer in progress: what was written, what comes next without a choice, when it ends."""
+"""State of one running sequence: generated, forced and drafted tokens, and stop conditions."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from robobrain_ros.core.requests import FinishReason, Generation, GenerationRequest, Stage
-from robobrain_ros.engines.local.constrained_decoding import Constraint, restrict
-from robobrain_ros.engines.local.prefill import Prompt
+from robobrain_ros.core.requests import (
+    FinishReason,
+    Generation,
+    GenerationOptions,
+    GenerationRequest,
+    Stage,
+)
+from robobrain_ros.engines.base import EngineError
+from robobrain_ros.engines.local.constrained_decoding import Constraint, Grammar, restrict
+from robobrain_ros.engines.local.prefill import PreparedPrompt
 from robobrain_ros.engines.local.prefix_cache import Prefix
-from robobrain_ros.engines.local.processor import Encoder
-from robobrain_ros.engines.local.speculative import Drafter
+from robobrain_ros.engines.local.processor import Processor
+from robobrain_ros.engines.local.speculative import Speculation
 
-_MOST_MISSED = 4  # drafts in a row without a right token: what is written is not what they guess
+Sizes = tuple[tuple[int, int], ...]
+"""(width, height) of each image of a request, in order."""
 
 
-class Writing:
-    """The first `filled` columns of its row of the cache hold what was read and written; `pending`
-    are the tokens that are known but not yet in the cache, `drafted` those that may come then.
+class Sequence:
+    """The first `computed` slots of its row of the KV cache hold its tokens.
+
+    pending: tokens that are generated but not in the cache yet. drafted: tokens that may follow
+    them. finish: None while it is running.
     """
 
     def __init__(
         self,
         request: GenerationRequest,
-        prompt: Prompt,
+        prompt: PreparedPrompt,
         constraint: Constraint | None,
-        encoder: Encoder,
+        processor: Processor,
         end_ids: frozenset[int],
         started: float,
-        drafter: Drafter | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
-        """started: on the clock of time.monotonic(), when work on the request began. drafter:
-        guesses at answers of the constraint's form.
+        """started: on the clock of time.monotonic(), when work on the request began. speculation:
+        None drafts nothing.
         """
         self.request = request
         self.prompt = prompt
-        self.filled = 0
-        self.offset = 0
+        self.computed = 0
+        self.offset = 0  # rotary positions minus slots
         self.pending: list[int] = []
         self.drafted: list[int] = []
         self.finish: FinishReason | None = None
         self._tokens: list[int] = []
         self._constraint = constraint
-        self._drafter = drafter
-        self._missed = 0
-        self._encoder = encoder
+        self._speculation = speculation
+        self._misses = 0
+        self._sampler = Sampler(request.options) if request.options.temperature else None
+        self._processor = processor
         self._end_ids = end_ids
-        self._stream: Callable[[int], str] | None = encoder.stream() if request.report else None
+        self._stream: Callable[[int], str] | None = processor.stream() if request.report else None
         self._started = started
-        self._encoded = time.monotonic()
-        self._first_token: float | None = None  # when all before it was read
+        self._prepared = time.monotonic()
+        self._prefilled: float | None = None
 
     @property
-    def most_tokens(self) -> int:
-        """Columns that it may take in the end."""
-        return self.prompt.length + self.request.max_new_tokens
+    def max_slots(self) -> int:
+        """Slots that it may need."""
+        return self.prompt.length + self.request.options.max_new_tokens
 
-    def open(self) -> list[int]:
-        """Return the tokens with which the answer must begin; they are read with the prompt."""
-        opening = self._forced()
-        self._write(opening)
+    def start_prefill(self) -> list[int]:
+        """Return the forced tokens that the answer begins with; they are prefilled, too."""
+        forced = self._forced()
+        self._append(forced)
         self.pending = []
-        return opening
+        return forced
 
-    def placed(self, offset: int) -> None:
-        """Note that prompt and opening are in the cache; offset: of `Reader.read`."""
-        self.filled = self.prompt.length + len(self._tokens)
+    def finish_prefill(self, offset: int) -> None:
+        """Note that prompt and forced tokens are in the cache; offset: of `Prefiller.prefill`."""
+        self.computed = self.prompt.length + len(self._tokens)
         self.offset = offset
-        self._first_token = time.monotonic()
+        self._prefilled = time.monotonic()
 
-    def begin(self, prefix: Prefix, opening: list[int]) -> None:
-        """Have what is new of the prompt, and the opening, read in the next step."""
-        self.filled, self.offset = len(prefix.ids), prefix.offset
-        self.pending = [*self.prompt.ids[0, self.filled :].tolist(), *opening]
+    def defer_prefill(self, prefix: Prefix, forced: list[int]) -> None:
+        """Have the next decode step compute the prompt's new tokens and the forced ones."""
+        self.computed, self.offset = len(prefix.ids), prefix.offset
+        self.pending = [*self.prompt.ids[0, self.computed :].tolist(), *forced]
 
     def draft(self, most: int) -> None:
-        """Guess up to `most` tokens after the pending ones, unless guessing has been in vain."""
-        if self._drafter is not None and self._constraint is not None and most > 0:
-            self.drafted = self._drafter.draft(self._constraint.answer)[:most]
+        """Draft up to `most` tokens after the pending ones, unless drafting has been in vain."""
+        if self._speculation is None or self._constraint is None or most <= 0:
+            return
+        drafter = self._speculation.drafter
+        if drafter is not None and self._misses < self._speculation.max_misses:
+            self.drafted = drafter.draft(self._constraint.answer)[:most]
 
-    def restrict(self, scores: Tensor) -> None:
-        """Rule out, in place, what must not come next; scores: (V,)."""
+    def restrict(self, logits: Tensor) -> None:
+        """Mask, in place, the logits (V,) of tokens that may not come next."""
         if self._constraint is not None:
-            restrict(scores, self._constraint)
+            restrict(logits, self._constraint)
 
-    def go_on(self, token: int, scores: Tensor) -> None:
-        """Write the token that was chosen after what is in the cache now, what must follow it, and
-        the same for each drafted token that turns out to be right.
+    def choose(self, logits: Tensor, likeliest: int | None = None) -> int:
+        """Choose a token by its logits (V,); likeliest: their argmax, if known already."""
+        if self._sampler is not None:
+            return self._sampler(logits)
+        return int(logits.argmax()) if likeliest is None else likeliest
 
-        scores: (W, V), after the last of the pending tokens and after each drafted one.
+    def advance(self, token: int, logits: Tensor) -> None:
+        """Append the chosen token, the tokens forced after it, and the drafts that prove right.
+
+        logits: (W, V), after the last of the pending tokens and after each drafted one.
         """
-        self.filled += len(self.pending)
-        self._first_token = self._first_token or time.monotonic()
-        draft, self.drafted, right = self.drafted, [], 0
+        self.computed += len(self.pending)
+        self._prefilled = self._prefilled or time.monotonic()
+        draft, self.drafted, accepted = self.drafted, [], 0
         while True:
             self._add(token)
-            agreed = _agreed(self.pending, draft[right:])
-            self.filled += agreed
-            right += agreed
+            agreed = _common_prefix(self.pending, draft[accepted:])
+            self.computed += agreed
+            accepted += agreed
             if self.finish is not None or agreed < len(self.pending):
                 break
-            self.restrict(scores[right])
-            token = int(scores[right].argmax())
+            self.restrict(logits[accepted])
+            token = self.choose(logits[accepted])
         self.pending = self.pending[agreed:]
         if draft:
-            self._missed = 0 if right else self._missed + 1
-            if self._missed == _MOST_MISSED:
-                self._drafter = None
+            self._misses = 0 if accepted else self._misses + 1
 
-    def tell(self, stage: Stage, text: str = "") -> None:
-        """Report to whoever wants to know."""
+    def report(self, stage: Stage, text: str = "") -> None:
+        """Call the request's `report`, if it has one."""
         if self.request.report is not None:
             self.request.report(stage, text, len(self._tokens))
 
     def generation(self) -> Generation:
-        """Return the answer, which has ended."""
-        first_token = self._first_token or self._encoded  # stopped before it was read
+        """Return the outcome, once finished."""
+        prefilled = self._prefilled or self._prepared  # stopped before the prefill
         return Generation(
-            text=self._encoder.decode(self._tokens),
+            text=self._processor.decode(self._tokens),
             finish=self.finish or FinishReason.STOPPED,
-            sent_size=self.prompt.sent_size,
+            sent_sizes=self.prompt.sent_sizes,
             tokens_in=self.prompt.length,
             tokens_out=len(self._tokens),
             cached_tokens=self.prompt.cached,
-            preprocess_s=self._encoded - self._started,
-            prefill_s=first_token - self._encoded,
-            decode_s=time.monotonic() - first_token,
+            preprocess_s=self._prepared - self._started,
+            prefill_s=prefilled - self._prepared,
+            decode_s=time.monotonic() - prefilled,
         )
 
     def _add(self, token: int) -> None:
@@ -136,7 +154,7 @@ class Writing:
         if self._constraint is not None:
             self._constraint.accept(tokens)
             tokens += self._forced()
-        self._write(tokens)
+        self._append(tokens)
 
     def _forced(self) -> list[int]:
         if self._constraint is None:
@@ -145,20 +163,53 @@ class Writing:
         self._constraint.accept(tokens)
         return tokens
 
-    def _write(self, tokens: list[int]) -> None:
-        tokens = tokens[: self.request.max_new_tokens - len(self._tokens)]
+    def _append(self, tokens: list[int]) -> None:
+        limit = self.request.options.max_new_tokens
+        tokens = tokens[: limit - len(self._tokens)]
         self._tokens += tokens
         self.pending = tokens
         complete = self._constraint is not None and self._constraint.finished
         if complete or (self._tokens and self._tokens[-1] in self._end_ids):
             self.finish = FinishReason.EOS
-        elif len(self._tokens) >= self.request.max_new_tokens:
+        elif len(self._tokens) >= limit:
             self.finish = FinishReason.LENGTH
         if self._stream is not None and tokens:
-            self.tell(Stage.DECODING, "".join(map(self._stream, tokens)))
+            self.report(Stage.DECODING, "".join(map(self._stream, tokens)))
 
 
-def _agreed(written: Sequence[int], draft: Sequence[int]) -> int:
-    """How many tokens two sequences begin with alike."""
-    pairs = enumerate(zip(written, draft, strict=False))
-    return next((i for i, (one, other) in pairs if one != other), min(len(written), len(draft)))
+def constrain(
+    grammar: Grammar | None, request: GenerationRequest, sent_sizes: Sizes
+) -> Constraint | None:
+    """The constraint of a request's answer, None for free text. Raises EngineError."""
+    if grammar is None or request.answer_format is None:
+        return None
+    sent_size = sent_sizes[0] if sent_sizes else (0, 0)
+    try:
+        return grammar.constrain(request.answer_format, sent_size, request.opening)
+    except ValueError as error:
+        raise EngineError(f"The request has no answer in its format: {error}.") from error
+
+
+class Sampler:
+    """Draws tokens at a temperature, from a random stream of its own."""
+
+    def __init__(self, options: GenerationOptions) -> None:
+        self._temperature = options.temperature
+        self._generator = torch.Generator()
+        if options.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(options.seed)
+
+    def __call__(self, logits: Tensor) -> int:
+        """Draw a token by its logits (V,); on the CPU, where a seed means the same everywhere."""
+        exact = logits.float().cpu()
+        # The maximum is subtracted first: the smallest temperatures would overflow otherwise.
+        weights = torch.softmax((exact - exact.max()) / self._temperature, -1)
+        return int(torch.multinomial(weights, 1, generator=self._generator))
+
+
+def _common_prefix(one: list[int], other: list[int]) -> int:
+    """Number of tokens with which both begin."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
