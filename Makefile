@@ -36,12 +36,13 @@ LINKED := $(shell find robobrain_ros config $(wildcard launch rviz) -type f -not
 # The modules without ROS, whose message types mypy would not know.
 TYPED := $(addprefix robobrain_ros/,core lifting engines visualization tf_projection.py ros/image_codecs.py ros/frame_buffer.py)
 
-# A ROS 2 shell of its own: nothing outside this machine is seen, and no other run on it either.
+# A ROS 2 shell of its own: nothing outside this machine is seen, and no other run on it either. Tests take domains from
+# 81 to 101, one for each process that runs some (test/support/ros_domain.py).
 ROS := . $(VENV)/bin/activate && . install/setup.bash && \
-  export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_DOMAIN_ID=$$((RANDOM % 100 + 1)) && \
+  export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_DOMAIN_ID=$$((RANDOM % 80 + 1)) && \
   export FASTRTPS_DEFAULT_PROFILES_FILE=$(CURDIR)/config/fastdds_large_images.xml
 
-.PHONY: help setup build test lint demo view pick nano nano-eval fuzz soak cycles bench-lift bench-engine bench-grammar \
+.PHONY: help setup build test test-fast lint demo view pick nano nano-eval fuzz soak cycles bench-lift bench-engine bench-grammar \
   bench-node bench-busy bench-pick clean FORCE
 
 help: ## this list
@@ -51,8 +52,15 @@ setup: $(DONE)/graphics ## the virtual environment .venv with everything that is
 
 build: $(BUILT) ## the ROS 2 packages, into install/
 
+# A file's tests stay on one worker, where they share nodes; the longest files come first. Two threads for each of two
+# models on two cores would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
 test: $(BUILT) ## all tests
-	@$(ROS) && python -m pytest test $(ARGS)
+	@$(ROS) && $(PYTEST) test $(ARGS)
+
+test-fast: $(DONE)/graphics ## the tests of the modules without ROS, in a minute
+	@. $(VENV)/bin/activate && $(PYTEST) test/unit $(ARGS)
 
 lint: $(DONE)/libraries ## linter, formatter (check only), types, layers of imports
 	@$(VENV)/bin/ruff check .
@@ -101,12 +109,12 @@ bench-engine: $(DONE)/graphics ## speedup over plain generate, with identical an
 	@. $(VENV)/bin/activate && MUJOCO_GL=egl PYTHONPATH=. python bench/engine.py $(ARGS)
 
 bench-grammar: $(DONE)/libraries ## ten thousand answers of random models, held to their form
-	@. $(VENV)/bin/activate && PYTHONPATH=. python bench/grammar.py $(ARGS)
+	@. $(VENV)/bin/activate && PYTHONPATH=.:test python bench/grammar.py $(ARGS)
 
 # Answers; a tenth as many requests and images.
 fuzz: N := 100000
 fuzz: $(BUILT) ## hostile answers, requests and images, N=1000000 of them: no crash, no hang, bounded memory
-	@$(ROS) && python bench/fuzz.py --answers $(N) --requests $$(( $(N) / 10 )) $(ARGS)
+	@$(ROS) && PYTHONPATH=test:$$PYTHONPATH python bench/fuzz.py --answers $(N) --requests $$(( $(N) / 10 )) $(ARGS)
 
 soak: SECONDS := 600
 soak: $(BUILT) ## eight clients and a camera with faults at random, SECONDS=600 long: nothing lost, nothing grows

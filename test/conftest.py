@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real nodes for the process-level tests: each fixture ends what it started."""
+"""What tests share; each fixture ends what it started."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import ros_domain, without_ros
+
+TEST = Path(__file__).parent
+ROOT = TEST.parent
+FOLDERS = {"node": pytest.mark.node, "sim": pytest.mark.sim}
 
 os.environ.setdefault("MUJOCO_GL", "egl")  # there may be no screen
 # Without ROS the pure tests still run; `make test` runs them all.
@@ -16,14 +21,34 @@ WITH_ROS = importlib.util.find_spec("rclpy") is not None
 collect_ignore = [] if WITH_ROS else ["node"]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare each process that runs tests, for itself and for the processes that it will start."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return  # this one only hands them out
+    paths = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
+    if all(path.is_relative_to(TEST / "unit") for path in paths):
+        without_ros.refuse_ros()
+    elif WITH_ROS:
+        os.environ["ROS_DOMAIN_ID"] = str(ros_domain.claim_domain())
+    known = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(TEST), *([known] if known else [])])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests by their folder."""
+    for item in items:
+        for folder, mark in FOLDERS.items():
+            if item.path.is_relative_to(TEST / folder):
+                item.add_marker(mark)
+
+
 @pytest.fixture(scope="session")
 def ros() -> Iterator[None]:
-    """rclpy, in a domain of this run's own so that parallel runs don't hear each other."""
+    """rclpy, in this process' own domain."""
     import rclpy
 
     from robobrain_ros.sim.processes import environment
 
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     os.environ.update(environment())
     rclpy.init()
     yield
@@ -37,6 +62,15 @@ def patched(request, monkeypatch) -> bool:
 
     monkeypatch.setenv(SWITCH, request.param)
     return request.param == "1"
+
+
+@pytest.fixture(scope="module")
+def brain(request: pytest.FixtureRequest, ros: None) -> Iterator[object]:
+    """A client of a node started as the module's constant BRAIN says: see `running_brain`."""
+    from support.running_brain import running_brain
+
+    with running_brain(**getattr(request.module, "BRAIN", {})) as brain:
+        yield brain
 
 
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
@@ -76,6 +110,13 @@ def still_cameras(ros):
 
     with StillCameras() as cameras:
         yield cameras
+
+
+@pytest.fixture(scope="module")
+def camera(still_cameras, scene):
+    """The scene, published as the topics of `camera`."""
+    with still_cameras.publishing("camera", scene):
+        yield scene
 
 
 @pytest.fixture(scope="module")
