@@ -3,45 +3,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 
-import pytest
+from support.fuzzing import cases, runner
+from support.programs import result_of, run_benchmark
 
-pytest.importorskip("rclpy")
-pytest.importorskip("torch")
-
-BENCH = Path(__file__).parents[2] / "bench"
-sys.path.insert(0, str(BENCH))
-
-import fuzz  # noqa: E402
-import hostile_cases  # noqa: E402
-
-from robobrain_ros.core.errors import BrainError, ErrorCode  # noqa: E402
+from robobrain_ros.core.errors import BrainError, ErrorCode
 
 
 def test_a_small_run_finds_no_crash_and_no_hang():
-    done = subprocess.run(
-        [
-            sys.executable,
-            BENCH / "fuzz.py",
-            "--answers",
-            "1000",
-            "--requests",
-            "200",
-            "--seed",
-            "9",
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    *_, last = done.stdout.splitlines()
-    result = json.loads(last.removeprefix("RESULT "))
+    run = run_benchmark("fuzz.py", "--answers", "1000", "--requests", "200", "--seed", "9")
+    assert run.returncode == 0, run.stdout + run.stderr
+    result = result_of(run)
     assert (result["cases"], result["crashes"], result["hangs"]) == (1420, 0, 0)
 
 
@@ -65,23 +39,23 @@ def die(rng, tools):
 
 
 def test_what_the_node_could_not_report_is_a_crash(monkeypatch):
-    monkeypatch.setattr(hostile_cases, "CASES", {"crash": crash, "refuse": refuse})
-    tally, tools = fuzz.Tally(), hostile_cases.Tools()
-    fuzz.run_case("crash", "0:1", tools, tally)
-    fuzz.run_case("refuse", "0:1", tools, tally)
+    monkeypatch.setattr(cases, "CASES", {"crash": crash, "refuse": refuse})
+    tally, tools = runner.Tally(), cases.Tools()
+    runner.run_case("crash", "0:1", tools, tally)
+    runner.run_case("refuse", "0:1", tools, tally)
     assert tally.outcomes == {"crash": 1, "BAD_REQUEST": 1}
     (line,) = tally.crashes
     assert line.startswith("crash 0:1: ZeroDivisionError") and "test_hostile_fuzz.py" in line
 
 
 def test_what_takes_more_cpu_time_than_the_bound_is_a_hang(monkeypatch):
-    monkeypatch.setattr(hostile_cases, "CASES", {"burn": burn})
-    tally = fuzz.Tally()
-    fuzz.run_case("burn", "0:1", hostile_cases.Tools(), tally, bound_s=0.1)
+    monkeypatch.setattr(cases, "CASES", {"burn": burn})
+    tally = runner.Tally()
+    runner.run_case("burn", "0:1", cases.Tools(), tally, bound_s=0.1)
     assert len(tally.hangs) == 1 and not tally.crashes
 
 
 def test_a_process_that_dies_is_a_crash_with_its_case(monkeypatch):
-    monkeypatch.setattr(hostile_cases, "CASES", {"die": die})
-    tally = fuzz.in_processes("die", 3, 0, 2, hostile_cases.Tools())
+    monkeypatch.setattr(cases, "CASES", {"die": die})
+    tally = runner.in_processes("die", 3, 0, 2, cases.Tools())
     assert [line.split(":")[:2] for line in tally.crashes] == [["die 0", "0"], ["die 0", "1"]]

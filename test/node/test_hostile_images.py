@@ -14,6 +14,7 @@ pytest.importorskip("rclpy")
 
 from cv_bridge import CvBridge
 from sensor_msgs.msg import CompressedImage, Image
+from support.small_camera import K
 
 from robobrain_ros.core.errors import BrainError, ErrorCode
 from robobrain_ros.ros import conversions
@@ -31,7 +32,6 @@ ENCODINGS = st.one_of(
     ),
     st.text(max_size=5),
 )  # fmt: skip
-K = np.array([[60.0, 0, 32], [0, 60, 24], [0, 0, 1]])
 
 
 def raw(width, height, encoding, step, data: bytes, is_bigendian=0) -> Image:

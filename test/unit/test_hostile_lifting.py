@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.small_camera import SIZE, K, info
 
 from robobrain_ros.lifting.registration import _clipped
 from robobrain_ros.tf_projection import (
@@ -19,8 +20,6 @@ from robobrain_ros.tf_projection import (
     lift_points,
 )
 
-SIZE = (64, 48)
-K = np.array([[60.0, 0, 32], [0, 60, 24], [0, 0, 1]])
 RNG = np.random.default_rng(0)
 HOLED = np.where(RNG.random(SIZE[::-1]) < 0.3, np.nan, RNG.uniform(0.2, 3.0, SIZE[::-1]))
 PIXELS = [[32, 24], [0, 0], [63, 47], [1e300, 5], [np.nan, np.inf], [-0.4, 47.4]]
@@ -30,11 +29,6 @@ odd = st.one_of(st.floats(), st.sampled_from((0.0, 1e-320, 1e-9, 1.0, -60.0, 1e9
 focal = st.one_of(odd, st.just(60.0), st.floats(1e-3, 1e6))
 centre = st.one_of(odd, st.floats(-100, 100))
 shape = st.tuples(st.integers(1, 48), st.integers(1, 64))
-
-
-def info(fx=60.0, fy=60.0, cx=32.0, cy=24.0, d=(), model="plumb_bob", width=64, height=48, **more):
-    k = [fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0]
-    return SimpleNamespace(k=k, d=d, distortion_model=model, width=width, height=height, **more)
 
 
 def assert_lifts(depth: DepthImage, color: Intrinsics) -> None:

@@ -12,7 +12,6 @@ from functools import cached_property
 from random import Random
 from types import SimpleNamespace
 
-import hostile
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -45,9 +44,9 @@ from robobrain_ros.tf_projection import (
     matrix_from_transform,
 )
 from robobrain_ros.visualization.annotate import draw
+from support.fuzzing import hostile
+from support.small_camera import SIZE, K
 
-SIZE = (64, 48)
-K = np.array([[60.0, 0, 32], [0, 60, 24], [0, 0, 1]])
 _IMAGE_TOKENS = 4
 _DRAWN = 0.02  # share of the answers
 
