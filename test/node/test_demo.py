@@ -3,23 +3,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
+import pytest
+from support.programs import result_of, run_module
 
+pytestmark = pytest.mark.slow
 
-def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "robobrain_ros.sim.demo", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
-
-
-def result_of(run: subprocess.CompletedProcess[str]) -> dict:
-    last = run.stdout.splitlines()[-1]
-    assert last.startswith("RESULT "), run.stdout + run.stderr
-    return json.loads(last.removeprefix("RESULT "))
+run_demo = partial(run_module, "robobrain_ros.sim.demo")
 
 
 def test_demo_answers_five_questions_and_draws_them(ros, tmp_path: Path):

@@ -60,3 +60,8 @@ def test_answers_of_random_models_are_usable(result_of):
     result = result_of("grammar", "--answers", "60")
     assert result["answers"] == 60
     assert (result["unparsed"], result["outside"], result["too_many_points"]) == (0, 0, 0)
+
+
+def test_picks_by_true_boxes_are_counted(result_of):
+    result = result_of("pick", "--oracle", "--scenes", "1")
+    assert result["n"] == 1 and 0 <= result["success"] <= 1

@@ -4,12 +4,7 @@
 from __future__ import annotations
 
 import functools
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +24,6 @@ from robobrain_ros.sim.solids import convex_pieces, grip_width
 from robobrain_ros.sim.tabletop import Tabletop
 from robobrain_ros.sim.truth import named_object
 
-ROOT = Path(__file__).parents[2]
 DOWN = np.diag([1.0, -1.0, -1.0])
 """A hand that points down and closes along x."""
 
@@ -229,16 +223,3 @@ def test_another_object_than_the_one_asked_for_is_no_success():
     oracle, scene = Oracle(table(), 0), PhysicsScene(table())
     grasps = propose(oracle.about("green bottle"))
     assert Picker(scene).pick("lemon", grasps).outcome is Outcome.WRONG_OBJECT
-
-
-def test_the_benchmark_runs_and_prints_its_keys():
-    run = subprocess.run(
-        [sys.executable, str(ROOT / "bench" / "pick.py"), "--oracle", "--scenes", "1"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    result = json.loads(run.stdout.splitlines()[-1].removeprefix("RESULT "))
-    assert result["n"] == 1 and 0 <= result["success"] <= 1
