@@ -16,7 +16,7 @@ from rclpy.parameter import Parameter
 from robobrain_ros.client import BrainClient
 from robobrain_ros.sim.processes import NodeProcess
 
-GAP_S = (1.0, 8.0)  # between faults
+GAP_S = (1.0, 8.0)  # between faults, from and to
 SIZES = ((640, 480), (320, 240), (1280, 720))
 _PARAMETERS = {
     "request_timeout": (1.0, 10.0, 60.0),
@@ -29,22 +29,32 @@ _PARAMETERS = {
 class Faults:
     """Owns the camera's process, and troubles it and the node now and then."""
 
-    def __init__(self, client: BrainClient, rng: random.Random, log: Path) -> None:
+    def __init__(
+        self,
+        client: BrainClient,
+        rng: random.Random,
+        log: Path,
+        gap_s: tuple[float, float] = GAP_S,
+    ) -> None:
         self.count: Counter[str] = Counter()
         self._client, self._rng = client, rng
         self._log = open(log, "wb")  # noqa: SIM115
         self._camera = self._new_camera()
         self._kinds = (self.stall, self.restart, self.deactivate, self.unload, self.change)
-        self._next = time.monotonic() + GAP_S[1]
+        self._to_come: list[Callable[[], None]] = []
+        self._gap_s = gap_s
+        self._next = time.monotonic() + gap_s[1]
 
     def maybe(self) -> None:
         """Do the next one, if it is time."""
         if time.monotonic() < self._next:
             return
-        fault = self._rng.choice(self._kinds)
+        if not self._to_come:  # each kind once in a while, in any order
+            self._to_come = self._rng.sample(self._kinds, len(self._kinds))
+        fault = self._to_come.pop()
         self.count[fault.__name__] += 1
         fault()
-        self._next = time.monotonic() + self._rng.uniform(*GAP_S)
+        self._next = time.monotonic() + self._rng.uniform(*self._gap_s)
 
     def close(self) -> None:
         """End the camera."""

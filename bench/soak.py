@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import psutil
 import rclpy
-from faults import Faults
+from faults import GAP_S, Faults
 from rclpy.action import ActionClient
 from rclpy.duration import Duration
 from rclpy.executors import Executor
@@ -178,8 +178,9 @@ def unloaded_bytes(faults: Faults, process: psutil.Process) -> int:
     return found[0]
 
 
-def soak(seconds: float, seed: int, log: Path, figures: dict[str, Any]) -> None:
+def soak(options: argparse.Namespace, log: Path, figures: dict[str, Any]) -> None:
     """Run it all, and put what came of it into `figures`."""
+    seconds, seed = options.seconds, options.seed
     tally, stop, curve = Tally(), threading.Event(), list[tuple[float, int]]()
     figures["memory_growth"] = None
     with (
@@ -189,7 +190,8 @@ def soak(seconds: float, seed: int, log: Path, figures: dict[str, Any]) -> None:
     ):
         client.wait_for_node(120.0)
         assert client.configure() and client.activate()
-        faults = Faults(client, random.Random(seed), log.with_suffix(".cameras.log"))
+        cameras_log = log.with_suffix(".cameras.log")
+        faults = Faults(client, random.Random(seed), cameras_log, tuple(options.gap))
         threads = [
             threading.Thread(target=client_thread, args=(n, seed, stop, tally))
             for n in range(CLIENTS)
@@ -246,6 +248,7 @@ def report(tally: Tally, curve: list[tuple[float, int]], faults: Counter[str]) -
         "unanswered": len(tally.unanswered),
         "without_code": tally.without_code,
         "p95_s": round(float(np.percentile(answered, 95)), 3) if answered else None,
+        "faults": dict(faults),
         "memory_most_mb": round(max((rss for _, rss in curve), default=0) / 1e6),
     }
 
@@ -255,13 +258,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--gap", type=float, nargs=2, default=GAP_S, help="s between two faults")
     options = parser.parse_args()
     os.environ.update(environment())
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     with tempfile.NamedTemporaryFile(prefix="robobrain_soak_", suffix=".log", delete=False) as file:
         print(f"The node's log: {file.name}", flush=True)
     with reported() as result:
-        soak(options.seconds, options.seed, Path(file.name), result)
+        soak(options, Path(file.name), result)
     rclpy.try_shutdown()
     lost = result["unanswered"] + result["without_code"] + result["crashes"]
     return int(lost > 0)

@@ -1,33 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load and faults together: a minute of `make soak`, and a few of `make cycles`."""
+"""Load and faults together: `make soak` and `make cycles`, in short."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+import pytest
+from support.programs import result_of, run_benchmark
 
-BENCH = Path(__file__).resolve().parents[2] / "bench"
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
-
-def result_of(program, *arguments):
-    run = subprocess.run(
-        [sys.executable, BENCH / program, *arguments], capture_output=True, text=True, timeout=900
-    )
-    name, _, result = run.stdout.strip().splitlines()[-1].partition(" ")
-    assert name == "RESULT", run.stdout + run.stderr
-    print(run.stdout)
-    return run.returncode, json.loads(result)
+FAULTS = {"stall", "restart", "deactivate", "unload", "change"}
 
 
 def test_every_request_is_answered_whatever_happens():
-    status, result = result_of("soak.py", "--seconds", "60")
+    run = run_benchmark("soak.py", "--seconds", "20", "--gap", "0.1", "0.5")
+    result = result_of(run)
     assert (result["unanswered"], result["without_code"], result["crashes"]) == (0, 0, 0)
+    assert result["faults"].keys() == FAULTS
     assert result["requests"] > 50
-    assert status == 0
+    assert run.returncode == 0
 
 
 def test_lifecycle_cycles_leave_no_thread_and_no_file_behind():
-    status, result = result_of("cycles.py", "--cycles", "10")
+    run = run_benchmark("cycles.py", "--cycles", "5")
+    result = result_of(run)
     assert (result["failed"], result["unanswered"], result["exit_status"]) == (0, 0, 0)
     assert (result["threads_more"], result["files_more"]) == (0, 0)
-    assert status == 0
+    assert run.returncode == 0
