@@ -15,12 +15,9 @@ from robobrain_ros.core.requests import GenerationRequest
 from robobrain_ros.engines.base import Progress
 from robobrain_ros.engines.config import EngineConfig
 from robobrain_ros.engines.factory import create_engine, load_engine
+from support.panic import Panic
 
 OUT_OF_MEMORY, PANIC = "the last byte", "the blue screen"
-
-
-class Panic(BaseException):
-    """What a library in Rust raises where it gives up: no Exception."""
 
 
 class FaultyEngine:

@@ -9,6 +9,7 @@ import time
 from concurrent.futures import CancelledError, wait
 
 import pytest
+from support.panic import Panic
 from support.requests import ask
 
 from robobrain_ros.core.families import FAMILIES
@@ -495,10 +496,6 @@ def test_who_waits_for_memory_while_the_scheduler_closes_is_told():
     with pytest.raises((EngineUnavailable, CancelledError)):
         waiting.result(0)
     assert running.done()
-
-
-class Panic(BaseException):
-    """What a library in Rust raises where it gives up."""
 
 
 def test_a_thread_that_ends_by_itself_leaves_nobody_waiting():
