@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
 from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
+from support.polling import diagnosed, until
 
 from robobrain_ros.client import BrainClient
 from robobrain_ros.core.errors import ErrorCode
@@ -37,10 +37,7 @@ def launched(file: str, **arguments: str) -> LaunchDescription:
 
 
 def wait_for_state(client: BrainClient, state: str) -> None:
-    deadline = time.monotonic() + START_S
-    while (now := client.wait_for_node(START_S)) != state:
-        assert time.monotonic() < deadline, f"still {now}"
-        time.sleep(0.2)
+    until(lambda: client.wait_for_node(START_S) == state, START_S)
 
 
 @launch_pytest.fixture
@@ -69,7 +66,8 @@ def managed(ros):
 def test_without_autostart_it_waits_for_a_manager():
     with BrainClient("arm/robobrain") as client:
         assert client.wait_for_node(START_S) == "unconfigured"
-        time.sleep(2.0)  # in which it would have started
+        with diagnosed("arm/robobrain") as seen:  # in the seconds in which it would have started
+            until(lambda: len(seen.get("model", ())) >= 3)
         assert client.state() == "unconfigured"
         assert client.point_to("the can").error_code == ErrorCode.NOT_ACTIVE
         assert client.configure() and client.state() == "inactive"

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,12 +27,16 @@ pytest.importorskip("rerun", reason="needs requirements-view.txt")
 
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import TransformStamped
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode
 from rerun.chunk import RrdReader
+from rerun.error_utils import RerunWarning
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 from std_msgs.msg import Header
+from support.cameras import StillCameras
+from support.polling import until
 from support.sample_results import answer, between, point, region
 from visualization_msgs.msg import Marker
 
@@ -52,6 +57,7 @@ from robobrain_ros.visualization.style import PALETTE, opacity
 
 WAIT_S = 120.0
 NS = 1_000_000_000
+LATENCY = r"/latency/image\ to\ answer"
 
 
 class Read:
@@ -193,11 +199,18 @@ def test_what_outlives_its_lifetime_goes_and_what_was_renewed_stays(drawn):
 @pytest.fixture(scope="module")
 def seen(still_cameras, scene, tmp_path_factory) -> SimpleNamespace:
     """The recording of a view of a real camera's topics and a real node's answers."""
+    drawn: set[str] = set()
+
+    class Noting(Recording):
+        def log(self, entity, *stamps) -> None:
+            super().log(entity, *stamps)
+            drawn.add(entity.path)
+
     file = tmp_path_factory.mktemp("view") / "seen.rrd"
     executor, node = SingleThreadedExecutor(), LifecycleNode("robobrain")
     frame = "camera_color_optical_frame"
     result = answer(TaskKind.POINT, [point((200, 300), 0.7)])
-    with Recording(file) as recording, still_cameras.publishing("camera", scene):
+    with Noting(file) as recording, still_cameras.publishing("camera", scene):
         view = ViewNode(recording)
         for one in (node, view):
             executor.add_node(one)
@@ -205,28 +218,27 @@ def seen(still_cameras, scene, tmp_path_factory) -> SimpleNamespace:
         node.trigger_configure()
         node.trigger_activate()
 
-        def until(condition) -> None:
+        def spin_until(condition) -> None:
             end = time.monotonic() + WAIT_S
             while not condition():
                 assert time.monotonic() < end
                 executor.spin_once(timeout_sec=0.05)
 
-        until(lambda: node.count_subscribers("/robobrain/annotated_image"))
-        until(lambda: node.count_subscribers("/robobrain/markers"))
-        until(lambda: frame in view._frames and view._shown_stamp)
-        asked = node.get_clock().now()
+        spin_until(lambda: node.count_subscribers("/robobrain/annotated_image"))
+        spin_until(lambda: node.count_subscribers("/robobrain/markers"))
+        spin_until(lambda: frame in view._frames and view._shown_stamp)
+        asked = node.get_clock().now() - Duration(seconds=0.3)
         request = AnsweredRequest(
             "point_1", "the can", asked.nanoseconds, frame, frame, result, 0.3
         )
         observation = Observation(scene.truth.frame.rgb, DepthScene())
         publications = [listener.on_result(request, observation) for listener in listeners]
-        time.sleep(0.3)
         for publish in publications:
             publish()
-        until(lambda: "robobrain/point_0" in view._frames)
+        spin_until(lambda: "robobrain/point_0" in view._frames)
         node.get_logger().warning("said by the node")
-        end = time.monotonic() + 2
-        until(lambda: time.monotonic() > end)
+        paths = {"camera", "cloud", "annotated_image", LATENCY[1:], "log/robobrain"}
+        spin_until(lambda: paths <= drawn)
     executor.shutdown()
     for one in (node, view):
         one.destroy_node()
@@ -275,7 +287,7 @@ def test_the_cloud_is_the_scene_in_its_colors(seen, scene):
 
 
 def test_latency_diagnostics_and_log_are_plotted_and_listed(seen):
-    (milliseconds,) = seen.read.last(r"/latency/image\ to\ answer", "Scalars:scalars")
+    (milliseconds,) = seen.read.last(LATENCY, "Scalars:scalars")
     assert 300 <= milliseconds < 60_000
     assert ["said by the node"] in seen.read.all("/log/robobrain", "TextLog:text")
 
@@ -322,26 +334,31 @@ def run(module: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
 
+def paths_so_far(file: Path) -> set[str]:
+    """Of a recording that is still being written."""
+    if not file.is_file():
+        return set()
+    with warnings.catch_warnings(action="ignore", category=RerunWarning):  # it has no end yet
+        try:
+            return set(Read(file).rows)
+        except ValueError:  # nor a beginning
+            return set()
+
+
 def test_the_view_of_a_robot_in_a_namespace(ros, scene, tmp_path):
     """As a process of its own, ended by Ctrl-C."""
-    from support.cameras import StillCameras
-
     file = tmp_path / "robot.rrd"
     arguments = ["--no-serve", "--record", str(file)]
     names = ["--ros-args", "-r", "__ns:=/robot1", "-p", "camera:=wrist"]
     with StillCameras(namespace="/robot1") as cameras, cameras.publishing("wrist", scene):
         process = run("", *arguments, *names)
         try:
-            topic, end = "/robot1/wrist/color/image_raw", time.monotonic() + WAIT_S
-            while not cameras.node.count_subscribers(topic) and time.monotonic() < end:
-                time.sleep(0.1)
-            time.sleep(5)
+            until(lambda: {"/camera", "/cloud"} <= paths_so_far(file))
         finally:
             process.send_signal(signal.SIGINT)
             said, _ = process.communicate(timeout=WAIT_S)
     assert process.returncode == 0, said
     read = Read(file)
-    assert "/camera" in read.rows and "/cloud" in read.rows, said
     assert read.last("/camera", "Pinhole:parent_frame") == ["wrist_color_optical_frame"]
 
 
@@ -354,7 +371,8 @@ def test_a_view_that_would_show_and_record_nothing_is_refused():
 def test_make_view_asks_and_records(ros, tmp_path):
     """With the real node and nano: the point it records lies on what was asked for."""
     file = tmp_path / "view.rrd"
-    process = run(".simulated", "--no-serve", "--record", str(file), "--seconds", "20")
+    often = ["--every", "0.1", "--seconds", "6"]
+    process = run(".simulated", "--no-serve", "--record", str(file), *often)
     said, _ = process.communicate(timeout=10 * WAIT_S)
     assert process.returncode == 0, said
     read = Read(file)
