@@ -6,11 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 
 from robobrain_ros.client import BrainClient
 from robobrain_ros.msg import LiftedPoint
 from robobrain_ros.sim.perception import SceneSwitch
-from robobrain_ros.sim.processes import NodeProcess
 from robobrain_ros.sim.tabletop import Tabletop
 from robobrain_ros.sim.truth import Truth
 
@@ -18,6 +18,9 @@ FIRST_SEED = 2_000_100
 SCENES = 20
 OBJECTS_PER_SCENE = 3
 CAMERA = {"seed": FIRST_SEED - 1, "depth_sensor": "stereo", "depth_encoding": "16UC1"}
+BRAIN = {"sim_camera": CAMERA}
+
+pytestmark = pytest.mark.slow
 
 
 @dataclass
@@ -26,23 +29,16 @@ class Scores:
     error_mm: list[float] = field(default_factory=list)
 
 
-def test_unseen_scenes_through_the_services(own_node):
+def test_unseen_scenes_through_the_services(brain, own_node):
     scores = Scores()
     table = Tabletop()
-    with (
-        NodeProcess("robobrain_ros.sim.camera_node", CAMERA),
-        NodeProcess("robobrain_ros.brain_node"),
-        BrainClient() as client,
-    ):
-        client.wait_for_node(60.0)
-        assert client.configure() and client.activate()
-        switch = SceneSwitch(client, own_node)
-        for seed in range(FIRST_SEED, FIRST_SEED + SCENES):
-            stamp = switch.show(seed)
-            table.reset(seed)
-            truth = Truth(table)
-            for name in truth.askable()[:OBJECTS_PER_SCENE]:
-                ask(client, truth, name, stamp, scores)
+    switch = SceneSwitch(brain, own_node)
+    for seed in range(FIRST_SEED, FIRST_SEED + SCENES):
+        stamp = switch.show(seed)
+        table.reset(seed)
+        truth = Truth(table)
+        for name in truth.askable()[:OBJECTS_PER_SCENE]:
+            ask(brain, truth, name, stamp, scores)
     table.close()
     assert len(scores.in_mask) >= 2 * SCENES
     median = float(np.median(scores.error_mm))

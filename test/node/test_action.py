@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,14 +16,13 @@ from builtin_interfaces.msg import Duration
 from safetensors.torch import load_file, save_file
 from support.action_goals import Goal, action_client
 from support.polling import diagnosed, until, values
+from support.running_brain import running_brain
 from tokenizers import Tokenizer
 
 from robobrain_ros.action import Infer
-from robobrain_ros.client import BrainClient
 from robobrain_ros.core.errors import ErrorCode
 from robobrain_ros.msg import LiftedPoint
 from robobrain_ros.sim.camera_node import color_image
-from robobrain_ros.sim.processes import NodeProcess, environment
 
 SUCCEEDED, ABORTED, CANCELED = (
     GoalStatus.STATUS_SUCCEEDED,
@@ -33,14 +30,6 @@ SUCCEEDED, ABORTED, CANCELED = (
     GoalStatus.STATUS_CANCELED,
 )
 PICTURE = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
-
-
-@pytest.fixture(scope="module")
-def nano(ros):
-    with NodeProcess("robobrain_ros.brain_node"), BrainClient() as client:
-        client.wait_for_node(60.0)
-        assert client.configure() and client.activate()
-        yield client
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +50,8 @@ def thinker(ros, tmp_path_factory):
     save_file(weights, directory / "model.safetensors", {"format": "pt"})
     parameters = {"model": str(directory), "family": "robobrain2", "max_new_tokens": 32768}
     parameters |= {"request_timeout": 600.0, "max_batch": 3}
-    remaps = ("__node:=robobrain", "__ns:=/thinker")
-    with (
-        NodeProcess("robobrain_ros.brain_node", parameters, remaps),
-        BrainClient("/thinker/robobrain", "thinker_client") as client,
-    ):
-        client.wait_for_node(60.0)
-        assert client.configure() and client.activate()
-        yield client
+    with running_brain(parameters, name="/thinker/robobrain") as brain:
+        yield brain
 
 
 def long_thought(**fields):
@@ -107,7 +90,7 @@ def running(thinker) -> int:
 
 
 def test_a_goal_gives_what_the_service_gives_and_tells_its_stages(
-    nano, still_cameras, scene, own_node
+    brain, still_cameras, scene, own_node
 ):
     client = action_client(own_node)
     with still_cameras.publishing("camera", scene):
@@ -115,7 +98,7 @@ def test_a_goal_gives_what_the_service_gives_and_tells_its_stages(
         task = Infer.Goal.TASK_POINT
         goal = Goal(client, task=task, query=query, target_frame="table")
         status, result = goal.outcome()
-        served = nano.point_to(query, target_frame="table")
+        served = brain.point_to(query, target_frame="table")
     assert status == SUCCEEDED and result.success, result.error_msg
     assert result.answer == served.answer
     assert result.points[0].pixel == served.points[0].pixel
@@ -136,7 +119,7 @@ def test_a_goal_gives_what_the_service_gives_and_tells_its_stages(
         (Infer.Goal.TASK_GROUNDING, "regions"),
     ],
 )
-def test_every_task_is_served(nano, still_cameras, scene, task, field, own_node):
+def test_every_task_is_served(brain, still_cameras, scene, task, field, own_node):
     with still_cameras.publishing("camera", scene):
         status, result = Goal(action_client(own_node), task=task, query=scene.name).outcome()
     assert status == SUCCEEDED, result.error_msg
@@ -152,7 +135,7 @@ def test_every_task_is_served(nano, still_cameras, scene, task, field, own_node)
         ({"task": 1, "query": "the can", "camera": "nobody"}, ErrorCode.BAD_REQUEST),
     ],
 )
-def test_a_goal_that_fails_is_aborted_with_its_code(nano, fields, code, own_node):
+def test_a_goal_that_fails_is_aborted_with_its_code(brain, fields, code, own_node):
     status, result = Goal(action_client(own_node), **fields).outcome()
     assert status == ABORTED and not result.success
     assert ErrorCode(result.error_code) is code and result.error_msg
@@ -217,14 +200,9 @@ with spinning(rclpy.create_node("mortal")) as node:
     goal.wait_for(Infer.Feedback.STAGE_DECODING)
 rclpy.shutdown()
 """
-    here = Path(__file__).parent  # where the imports are
-    path = os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", code]
-    env = environment() | {"PYTHONPATH": path}
-    subprocess.run(command, env=env, cwd=here, check=True, timeout=60)
-    deadline = time.monotonic() + 30.0
-    while running(thinker) and time.monotonic() < deadline:
-        pass
+    here = Path(__file__).parent  # where `-c` imports this module from
+    subprocess.run([sys.executable, "-c", code], cwd=here, check=True, timeout=60)
+    until(lambda: running(thinker) == 0, 30.0)
     assert_idle(thinker)
 
 

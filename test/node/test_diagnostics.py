@@ -10,16 +10,16 @@ from sensor_msgs.msg import CameraInfo, Image
 from support.polling import diagnosed, until, values
 from support.sample_results import answer, answered
 
-from robobrain_ros.client import BrainClient
 from robobrain_ros.core.errors import BrainError, ErrorCode
 from robobrain_ros.core.tasks import TaskKind
 from robobrain_ros.ros.camera_health import TopicHealth
 from robobrain_ros.ros.diagnostics import Health, statuses
 from robobrain_ros.ros.metrics import Metrics
-from robobrain_ros.sim.processes import NodeProcess
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 TOPIC = "/camera/color/image_raw"
+# It asks for reliable images.
+BRAIN = {"parameters": {f"qos_overrides.{TOPIC}.subscription.reliability": "reliable"}}
 
 
 def request(kind=TaskKind.POINT, seconds=1.0, **generation):
@@ -92,19 +92,6 @@ class TestStatuses:
             ERROR,
             "nobody publishes /depth",
         )
-
-
-@pytest.fixture(scope="module")
-def brain(ros):
-    """A node that asks for reliable images."""
-    reliable = {f"qos_overrides.{TOPIC}.subscription.reliability": "reliable"}
-    with (
-        NodeProcess("robobrain_ros.brain_node", {"model": "nano", **reliable}),
-        BrainClient() as it,
-    ):
-        it.wait_for_node(60.0)
-        assert it.configure() and it.activate()
-        yield it
 
 
 def newest(seen, part) -> DiagnosticStatus:

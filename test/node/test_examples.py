@@ -26,9 +26,7 @@ from scipy.spatial.transform import Rotation
 from support.recorded_interfaces import recorded_packages
 from support.recorded_interfaces.doubles import ActionClient, Node, Robot
 
-from robobrain_ros.client import BrainClient
 from robobrain_ros.msg import LiftedPoint, LiftedRegion
-from robobrain_ros.sim.processes import NodeProcess
 from robobrain_ros.srv import GetAffordance, PointTo
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -248,12 +246,12 @@ class TestNav2:
         assert (goal.pose.position.x, goal.pose.position.y) == (1.0, 0.5)
 
 
-@pytest.mark.parametrize(("camera", "succeeds"), [("camera", True), ("nowhere", False)])
-def test_a_behaviour_tree_finds_things(ros, brain, scene, camera, succeeds):
+@pytest.mark.parametrize(("name", "succeeds"), [("camera", True), ("nowhere", False)])
+def test_a_behaviour_tree_finds_things(brain, camera, scene, name, succeeds):
     py_trees = pytest.importorskip("py_trees")
     node = rclpy.create_node("tree")
     point_to = example("py_trees_point_to").PointTo
-    fields = {"target_frame": "table", "camera": camera}
+    fields = {"target_frame": "table", "camera": name}
     behaviour = point_to("find", node, f"Point to the {scene.name}", "/target", **fields)
     board = py_trees.blackboard.Client(name="reader")
     board.register_key("/target", py_trees.common.Access.READ)
@@ -274,25 +272,13 @@ def test_a_behaviour_tree_finds_things(ros, brain, scene, camera, succeeds):
         assert len(behaviour.feedback_message) > 10
 
 
-def test_the_python_of_the_readme_runs(brain, scene):
+def test_the_python_of_the_readme_runs(brain, camera, scene):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     code = code.replace("base_link", "table").replace("the red can", f"the {scene.name}")
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60.0)
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("table geometry_msgs.msg.Point(x=")
-
-
-@pytest.fixture(scope="module")
-def brain(ros, scene):
-    with (
-        NodeProcess("robobrain_ros.sim.camera_node", {"seed": scene.seed}),
-        NodeProcess("robobrain_ros.brain_node"),
-        BrainClient() as client,
-    ):
-        client.wait_for_node(60.0)
-        assert client.configure() and client.activate()
-        yield client
 
 
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake here")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,8 +20,9 @@ import numpy as np
 import pytest
 from support.faulty_brain import OUT_OF_MEMORY, PANIC
 from support.node_parameters import set_parameter
-from support.point_queries import position, seen_at
+from support.point_queries import point, position, seen_at
 from support.polling import diagnosed, until
+from support.running_brain import NODE, PATIENCE_S, running_brain
 from tf2_ros import StaticTransformBroadcaster
 
 import robobrain_ros
@@ -28,44 +30,24 @@ from robobrain_ros.client import BrainClient
 from robobrain_ros.core.errors import ErrorCode
 from robobrain_ros.msg import LiftedPoint
 from robobrain_ros.sim.camera_node import color_image, transform
-from robobrain_ros.sim.processes import NodeProcess, environment
+from robobrain_ros.sim.processes import environment
 
-NODE = "robobrain_ros.brain_node"
 NANO = Path(robobrain_ros.__file__).parent / "nano" / "model"
-PATIENCE_S = 60.0
 
 
-@pytest.fixture(scope="module")
-def node_log(tmp_path_factory):
-    return tmp_path_factory.mktemp("faulty") / "node.log"
+CAMERAS = ["camera", "restarting", "blinking", "hopping"]
+PARAMETERS = {"cameras": CAMERAS, "image_timeout": 2.0, "max_image_age": 10.0}
+# Its model fails at certain words.
+BRAIN = {"module": "support.faulty_brain", "parameters": PARAMETERS}
+
+point_on_table = partial(point, target_frame="table")
 
 
-@pytest.fixture(scope="module")
-def brain(ros, node_log):
-    """A node whose model fails at certain words."""
-    cameras = ["camera", "restarting", "blinking", "hopping"]
-    parameters = {"cameras": cameras, "image_timeout": 2.0, "max_image_age": 10.0}
-    with pytest.MonkeyPatch.context() as patch, open(node_log, "wb") as log:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
-        with (
-            NodeProcess("support.faulty_brain", parameters, output=log) as node,
-            BrainClient() as client,
-        ):
-            client.wait_for_node(PATIENCE_S)
-            assert client.configure() and client.activate()
-            yield client
-            assert node.process.poll() is None
-
-
-@pytest.fixture(scope="module")
-def camera(still_cameras, scene):
-    with still_cameras.publishing("camera", scene):
-        yield scene
-
-
-def point(client, scene, **fields):
-    """The answer about the scene's largest object."""
-    return client.point_to(f"the {scene.name}", target_frame="table", **fields)
+@pytest.fixture(scope="module", autouse=True)
+def survives(brain):
+    """The node outlives all faults."""
+    yield
+    assert brain.process.process.poll() is None
 
 
 def is_right(response, scene) -> bool:
@@ -99,20 +81,20 @@ def halved(scene):
 
 def test_a_camera_that_comes_back_with_another_resolution_and_frame(brain, still_cameras, scene):
     with still_cameras.publishing("restarting", scene):
-        assert is_right(point(brain, scene, camera="restarting"), scene)
+        assert is_right(point_on_table(brain, scene, camera="restarting"), scene)
     small = halved(scene)
     with still_cameras.publishing("restarting", small, frame="restarted_optical_frame"):
-        until(lambda: is_right(point(brain, small, camera="restarting"), small))
+        until(lambda: is_right(point_on_table(brain, small, camera="restarting"), small))
 
 
 def test_depth_that_drops_out_and_comes_back(brain, still_cameras, scene):
     with still_cameras.publishing("blinking", scene):
-        assert is_right(point(brain, scene, camera="blinking"), scene)
+        assert is_right(point_on_table(brain, scene, camera="blinking"), scene)
     with still_cameras.publishing("blinking", scene, depth_encoding=None):
-        until(lambda: status_of(point(brain, scene, camera="blinking")) != LiftedPoint.OK)
-        assert point(brain, scene, camera="blinking").success
+        until(lambda: status_of(point_on_table(brain, scene, camera="blinking")) != LiftedPoint.OK)
+        assert point_on_table(brain, scene, camera="blinking").success
     with still_cameras.publishing("blinking", scene):
-        until(lambda: is_right(point(brain, scene, camera="blinking"), scene))
+        until(lambda: is_right(point_on_table(brain, scene, camera="blinking"), scene))
 
 
 def status_of(response) -> int | None:
@@ -125,11 +107,11 @@ def test_a_tf_tree_that_is_set_anew(brain, still_cameras, scene):
     pose[:3, 3] += (0.5, -0.25, 0.125)
     moved = SimpleNamespace(**{**vars(scene), "pose": pose})
     with still_cameras.publishing("hopping", scene):
-        assert is_right(point(brain, scene, camera="hopping"), scene)
+        assert is_right(point_on_table(brain, scene, camera="hopping"), scene)
         # Another broadcaster: Jazzy's sends the first transform of a frame for ever.
         again = StaticTransformBroadcaster(still_cameras.node)
         again.sendTransform(transform("table", "hopping_color_optical_frame", pose))
-        until(lambda: is_right(point(brain, moved, camera="hopping"), moved))
+        until(lambda: is_right(point_on_table(brain, moved, camera="hopping"), moved))
 
 
 # Parameters
@@ -149,7 +131,7 @@ def test_parameters_that_change_under_load_cost_no_answer(brain, camera):
 
     with ThreadPoolExecutor(4) as threads:
         changing = threads.submit(change)
-        asking = [threads.submit(point, brain, camera) for _ in range(30)]
+        asking = [threads.submit(point_on_table, brain, camera) for _ in range(30)]
         answers = [asked.result() for asked in asking]
         stop.set()
         assert changing.result() >= 5
@@ -162,38 +144,33 @@ def test_parameters_that_change_under_load_cost_no_answer(brain, camera):
 def test_memory_that_runs_out_ends_one_answer(brain, camera):
     response = brain.point_to(OUT_OF_MEMORY)
     assert response.error_code == ErrorCode.OUT_OF_MEMORY, response.error_msg
-    assert is_right(point(brain, camera), camera)
+    assert is_right(point_on_table(brain, camera), camera)
 
 
-def test_a_thread_of_the_model_that_ends_is_told_and_can_be_had_again(brain, camera, node_log):
+def test_a_thread_of_the_model_that_ends_is_told_and_can_be_had_again(brain, camera):
     with ThreadPoolExecutor(3) as threads:
         asked = [threads.submit(brain.point_to, text) for text in (PANIC, "the mug", PANIC)]
         assert ErrorCode.ENGINE_UNAVAILABLE in [one.result().error_code for one in asked]
-    refused = point(brain, camera)
+    refused = point_on_table(brain, camera)
     assert refused.error_code == ErrorCode.ENGINE_UNAVAILABLE
     assert "clean up and configure the node again" in refused.error_msg
-    assert "index out of bounds" in node_log.read_text()
+    assert "index out of bounds" in brain.log()
     with diagnosed() as seen:
         until(lambda: any("thread has ended" in one.message for one in seen.get("model", ())))
     assert brain.state() == "active"
     assert brain.deactivate() and brain.cleanup() and brain.configure() and brain.activate()
-    until(lambda: is_right(point(brain, camera), camera))
+    until(lambda: is_right(point_on_table(brain, camera), camera))
 
 
-def test_model_files_that_are_cut_off_or_gone_under_the_node(ros, camera, tmp_path, log_file):
+def test_model_files_that_are_cut_off_or_gone_under_the_node(camera, tmp_path):
     """They are read when the model is loaded, and not any more."""
     model = tmp_path / "nano"
     shutil.copytree(NANO, model)
-    with (
-        NodeProcess(NODE, {"model": str(model)}, ("__node:=files",), log_file),
-        BrainClient("files", "files_client") as client,
-    ):
-        client.wait_for_node(PATIENCE_S)
-        assert client.configure() and client.activate()
+    with running_brain({"model": str(model)}, name="/files") as client:
         os.truncate(model / "model.safetensors", 1000)
-        assert is_right(point(client, camera), camera)
+        assert is_right(point_on_table(client, camera), camera)
         shutil.rmtree(model)
-        assert is_right(point(client, camera), camera)
+        assert is_right(point_on_table(client, camera), camera)
         assert client.deactivate() and client.cleanup()
         assert not client.configure() and client.state() == "unconfigured"
         shutil.copytree(NANO, model)
@@ -201,9 +178,8 @@ def test_model_files_that_are_cut_off_or_gone_under_the_node(ros, camera, tmp_pa
         assert not client.configure() and client.state() == "unconfigured"
         shutil.copy(NANO / "model.safetensors", model)
         assert client.configure() and client.activate()
-        assert is_right(point(client, camera), camera)
-    log_file.seek(0)
-    assert "cut off or damaged" in log_file.read().decode()
+        assert is_right(point_on_table(client, camera), camera)
+        assert "cut off or damaged" in client.log()
 
 
 # The process

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,13 +16,12 @@ from geometry_msgs.msg import TransformStamped
 from sensor_msgs.msg import Image
 from support.cameras import PERIOD_S, repeating
 from support.node_parameters import set_parameter
+from support.polling import until
 from tf2_msgs.msg import TFMessage
 from tf2_ros import TransformBroadcaster
 
-from robobrain_ros.client import BrainClient
 from robobrain_ros.core.errors import ErrorCode
 from robobrain_ros.sim.camera_node import camera_info, color_image, depth_image
-from robobrain_ros.sim.processes import NodeProcess
 from robobrain_ros.srv import PointTo
 
 CAMERAS = ("camera", "odd", "future", "past", "loop", "before1970")
@@ -31,20 +29,13 @@ ANSWERED = (ErrorCode.NONE, ErrorCode.EMPTY_ANSWER)
 PATIENCE_S = 300.0
 
 
-@pytest.fixture(scope="module")
-def brain(ros):
-    parameters = {"cameras": list(CAMERAS), "image_timeout": 1.0, "request_timeout": 120.0}
-    parameters["max_image_age"] = 60.0  # a busy machine publishes late
-    with NodeProcess("robobrain_ros.brain_node", parameters), BrainClient() as client:
-        client.wait_for_node(60.0)
-        assert client.configure() and client.activate()
-        yield client
-
-
-@pytest.fixture(scope="module")
-def camera(still_cameras, scene):
-    with still_cameras.publishing("camera", scene):
-        yield scene
+PARAMETERS = {
+    "cameras": list(CAMERAS),
+    "image_timeout": 1.0,
+    "request_timeout": 120.0,
+    "max_image_age": 60.0,  # a busy machine publishes late
+}
+BRAIN = {"parameters": PARAMETERS}
 
 
 @pytest.fixture(autouse=True)
@@ -315,9 +306,7 @@ def test_results_in_the_frame_of_a_result_make_no_loop(brain, camera, still_came
             response = brain.ground_object(text, target_frame=frame, stamp=stamp)
             assert response.success, response.error_msg
             assert response.regions[0].pose.header.frame_id == frame
-        ended = threading.Event()
-        while not any(one.child_frame_id == "robobrain/grounding_0" for one in heard):
-            assert not ended.wait(0.05)
+        until(lambda: any(one.child_frame_id == "robobrain/grounding_0" for one in heard))
     finally:
         node.destroy_subscription(subscription)
     parents = {one.header.frame_id for one in heard if one.child_frame_id.startswith("robobrain/")}

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
 from inspect import iscoroutinefunction
-from pathlib import Path
 
 import pytest
 import rclpy
@@ -17,193 +15,135 @@ from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import SingleThreadedExecutor
 from support.node_parameters import set_parameter
 from support.polling import until
+from support.running_brain import NODE, request_without_image, running_brain
 
 from robobrain_ros.brain_node import BrainNode
-from robobrain_ros.client import BrainClient
 from robobrain_ros.core.errors import ErrorCode
 from robobrain_ros.sim.processes import NodeProcess
 
-NODE = "robobrain_ros.brain_node"
+pytestmark = pytest.mark.slow
+
+BRAIN = {"parameters": {"image_timeout": 60.0}, "state": "unconfigured"}
+OWN = "/own/robobrain"
+"""The name of a test's own process, beside the one that most share."""
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
 @pytest.fixture
-def client(ros):
-    with BrainClient() as client:
-        yield client
+def unconfigured(brain):
+    """The shared node, unconfigured."""
+    brain.bring_to("unconfigured")
+    return brain
 
 
-def test_cycles_serve_only_while_active(client, still_cameras, scene):
-    with NodeProcess(NODE), still_cameras.publishing("camera", scene):
-        assert client.wait_for_node(60.0) == "unconfigured"
+@pytest.fixture(scope="module")
+def remapped(ros):
+    """A node of another name that nothing has configured."""
+    with running_brain(name="/arm/eyes", state=None) as brain:
+        yield brain
+
+
+# Transitions
+
+
+def test_cycles_serve_only_while_active(unconfigured, still_cameras, scene):
+    brain = unconfigured
+    with still_cameras.publishing("camera", scene):
         for _ in range(3):
-            assert client.point_to(scene.name).error_code == ErrorCode.NOT_ACTIVE
-            assert client.configure() and client.state() == "inactive"
-            assert client.point_to(scene.name).error_code == ErrorCode.NOT_ACTIVE
-            assert client.activate() and client.state() == "active"
-            assert client.point_to(f"the {scene.name}").success
-            assert client.deactivate() and client.state() == "inactive"
-            assert client.cleanup() and client.state() == "unconfigured"
+            assert brain.state() == "unconfigured"
+            assert brain.point_to(scene.name).error_code == ErrorCode.NOT_ACTIVE
+            assert brain.configure() and brain.state() == "inactive"
+            assert brain.point_to(scene.name).error_code == ErrorCode.NOT_ACTIVE
+            assert brain.activate() and brain.state() == "active"
+            assert brain.point_to(f"the {scene.name}").success
+            assert brain.deactivate() and brain.state() == "inactive"
+            assert brain.cleanup() and brain.state() == "unconfigured"
 
 
-def test_a_transition_that_is_not_possible_is_refused_and_the_node_lives(client):
-    with NodeProcess(NODE):
-        client.wait_for_node(60.0)
-        assert not client.activate()
-        assert not client.transition(99)
-        assert client.state() == "unconfigured"
+def test_a_transition_that_is_not_possible_is_refused_and_the_node_lives(unconfigured):
+    assert not unconfigured.activate()
+    assert not unconfigured.transition(99)
+    assert unconfigured.state() == "unconfigured"
 
 
 @pytest.mark.parametrize("model", ["/does/not/exist", "nobody/no-such-model"])
-def test_configure_fails_with_a_sentence_and_can_be_tried_again(client, model, log_file):
-    with NodeProcess(NODE, {"model": model}, output=log_file):
-        client.wait_for_node(60.0)
-        assert not client.configure()
-        assert client.state() == "unconfigured"
-        assert set_parameter(client, "model", "nano").successful
-        assert client.configure() and client.state() == "inactive"
-    log_file.seek(0)
-    log = log_file.read().decode()
+def test_configure_fails_with_a_sentence_and_can_be_tried_again(unconfigured, model):
+    before = unconfigured.log()
+    try:
+        assert set_parameter(unconfigured, "model", model).successful
+        assert not unconfigured.configure()
+        assert unconfigured.state() == "unconfigured"
+    finally:
+        assert set_parameter(unconfigured, "model", "nano").successful
+    assert unconfigured.configure() and unconfigured.state() == "inactive"
+    log = unconfigured.log().removeprefix(before)
     assert "Can't load the model" in log and model in log
     assert "Traceback" not in log
 
 
-def test_a_camera_added_before_configure_is_served(client, still_cameras, scene):
-    with NodeProcess(NODE), still_cameras.publishing("side", scene):
-        client.wait_for_node(60.0)
-        assert set_parameter(client, "cameras", ["camera", "side"]).successful
-        assert client.configure() and client.activate()
-        assert client.point_to(f"the {scene.name}", camera="side").success
+def test_a_camera_added_before_configure_is_served(unconfigured, still_cameras, scene):
+    brain = unconfigured
+    with still_cameras.publishing("side", scene):
+        assert set_parameter(brain, "cameras", ["camera", "side"]).successful
+        brain.bring_to("active")
+        assert brain.point_to(f"the {scene.name}", camera="side").success
+    brain.bring_to("unconfigured")
+    assert set_parameter(brain, "cameras", ["camera"]).successful
 
 
-def test_services_answer_while_the_model_loads(client):
-    with NodeProcess(NODE):
-        client.wait_for_node(60.0)
-        configured = []
-        thread = threading.Thread(target=lambda: configured.append(client.configure()))
+def test_two_transitions_at_once_leave_the_node_whole(unconfigured):
+    results = []
+    threads = [
+        threading.Thread(target=lambda: results.append(unconfigured.configure())) for _ in range(3)
+    ]
+    for thread in threads:
         thread.start()
-        states = []
-        while thread.is_alive():
-            states.append(client.state())
+    for thread in threads:
         thread.join()
-        assert configured == [True]
-        assert states[0] == "unconfigured" and len(states) > 3
+    assert sorted(results) == [False, False, True]
+    assert unconfigured.state() == "inactive"
 
 
-def test_two_transitions_at_once_leave_the_node_whole(client):
-    with NodeProcess(NODE):
-        client.wait_for_node(60.0)
-        results = []
-        threads = [
-            threading.Thread(target=lambda: results.append(client.configure())) for _ in range(3)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted(results) == [False, False, True]
-        assert client.state() == "inactive"
+def test_requests_under_way_end_when_the_node_is_deactivated(brain, own_node):
+    brain.bring_to("active")
+    response = request_without_image(own_node, brain)
+    assert brain.deactivate()
+    until(response.done, 10.0)
+    assert response.result().error_code == ErrorCode.NOT_ACTIVE
 
 
-def test_requests_under_way_end_when_the_node_is_deactivated(client, still_cameras, scene):
-    with NodeProcess(NODE, {"image_timeout": 60.0}):
-        client.wait_for_node(60.0)
-        assert client.configure() and client.activate()
-        responses = []  # there is no camera: the request waits
-        thread = threading.Thread(target=lambda: responses.append(client.point_to(scene.name)))
-        thread.start()
-        thread.join(0.5)
-        assert client.deactivate()
-        thread.join(10.0)
-        assert [response.error_code for response in responses] == [ErrorCode.NOT_ACTIVE]
+# The start
 
 
-def test_autostart(client, still_cameras, scene):
-    with NodeProcess(NODE, {"autostart": True}), still_cameras.publishing("camera", scene):
-        client.wait_for_node(60.0)
-        for _ in range(600):
-            if client.state() == "active":
-                break
-            threading.Event().wait(0.1)
-        assert client.point_to(f"the {scene.name}").success
+def test_namespace_and_name_can_be_remapped(remapped, own_node):
+    wanted = {("eyes", "/arm"), ("robobrain_cameras", "/arm")}
+    # The graph becomes known after the services.
+    until(lambda: wanted <= set(own_node.get_node_names_and_namespaces()))
 
 
-def test_namespace_and_name_can_be_remapped(own_node):
-    remaps = ("__ns:=/arm", "__node:=eyes")
-    with NodeProcess(NODE, remaps=remaps), BrainClient("/arm/eyes") as client:
-        assert client.wait_for_node(60.0) == "unconfigured"
-        wanted = {"eyes", "robobrain_cameras"}
-        for _ in range(100):  # the graph becomes known after the services
-            names = {name for name, _ in own_node.get_node_names_and_namespaces()}
-            if wanted <= names:
-                break
-            threading.Event().wait(0.1)
-        assert wanted <= names
+def test_services_answer_while_the_model_loads(remapped):
+    """For the first time in the process, with the imports of its libraries."""
+    configured = []
+    thread = threading.Thread(target=lambda: configured.append(remapped.configure()))
+    thread.start()
+    states = []
+    while thread.is_alive():
+        states.append(remapped.state())
+    thread.join()
+    assert configured == [True]
+    assert states[0] == "unconfigured" and len(states) > 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("active", [False, True])
-def test_signals_end_the_process_cleanly(client, number, active, log_file):
-    with NodeProcess(NODE, output=log_file) as node:
-        client.wait_for_node(60.0)
-        if active:
-            assert client.configure() and client.activate()
-        assert node.end(number) == 0
-    log_file.seek(0)
-    log = log_file.read().decode()
-    assert "Traceback" not in log and "terminate called" not in log
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_the_model_loads_does_not_wait_for_it(
-    client, own_node, number, log_file, monkeypatch
-):
-    """A large model takes minutes, and can't be interrupted."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
-    monkeypatch.setenv("LOAD_S", "120")
-    with NodeProcess("support.slow_brain", output=log_file) as node:
-        client.wait_for_node(60.0)
-        request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
-        change_state = own_node.create_client(ChangeState, "robobrain/change_state")
-        assert change_state.wait_for_service(60.0)
-        change_state.call_async(request)
-        until(lambda: b"Loading" in Path(log_file.name).read_bytes())
-        assert node.end(number) == 0
-    assert "Ending without waiting" in Path(log_file.name).read_text()
-
-
-def test_more_signals_while_it_ends_change_nothing(client):
-    """`ros2 launch` sends SIGINT to its nodes when the terminal has done so already."""
-    with NodeProcess(NODE) as node:
-        client.wait_for_node(60.0)
-        deadline = time.monotonic() + 60.0
-        while node.process.poll() is None and time.monotonic() < deadline:
-            node.process.send_signal(signal.SIGINT)
-            time.sleep(0.002)
-        assert node.process.returncode == 0
-
-
-def test_a_signal_answers_the_request_that_waits_and_ends_the_process(client, log_file):
-    with NodeProcess(NODE, {"image_timeout": 60.0}, output=log_file) as node:
-        client.wait_for_node(60.0)
-        assert client.configure() and client.activate()
-        responses = []  # there is no camera: the request waits
-        thread = threading.Thread(target=lambda: responses.append(client.point_to("the red can")))
-        thread.start()
-        thread.join(0.5)
-        assert node.end(signal.SIGTERM) == 0
-        thread.join(10.0)
-    assert [response.error_code for response in responses] == [ErrorCode.NOT_ACTIVE]
-    log_file.seek(0)
-    assert "Traceback" not in log_file.read().decode()
-
-
-def test_shutdown_transition_ends_the_session(client):
-    with NodeProcess(NODE):
-        client.wait_for_node(60.0)
-        assert client.configure() and client.activate()
-        assert client.transition(Transition.TRANSITION_ACTIVE_SHUTDOWN)
-        assert client.state() == "finalized"
-        assert client.point_to("the red can").error_code == ErrorCode.NOT_ACTIVE
+def test_autostart_serves_until_the_shutdown_transition(ros, still_cameras, scene):
+    with (
+        running_brain({"autostart": True}, name=OWN, state=None) as brain,
+        still_cameras.publishing("own/camera", scene),
+    ):
+        until(lambda: brain.state() == "active")
+        assert brain.point_to(f"the {scene.name}").success
+        assert brain.transition(Transition.TRANSITION_ACTIVE_SHUTDOWN)
+        assert brain.state() == "finalized"
+        assert brain.point_to("the red can").error_code == ErrorCode.NOT_ACTIVE
 
 
 @pytest.mark.parametrize(
@@ -233,3 +173,51 @@ def test_no_callback_of_the_node_is_a_coroutine(ros):
         executor.shutdown()
         node.destroy_node()
         cameras.destroy_node()
+
+
+# The end
+
+
+def assert_clean(log: str) -> None:
+    assert "Traceback" not in log and "terminate called" not in log
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_a_node_that_nothing_has_configured(ros, number):
+    with running_brain(name=OWN, state=None) as brain:
+        assert brain.process.end(number) == 0
+        assert_clean(brain.log())
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_answers_the_request_that_waits_and_ends_an_active_node(own_node, number):
+    with running_brain({"image_timeout": 60.0}, name=OWN) as brain:
+        response = request_without_image(own_node, brain)
+        assert brain.process.end(number) == 0
+        until(response.done, 10.0)
+        assert response.result().error_code == ErrorCode.NOT_ACTIVE
+        assert_clean(brain.log())
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_the_model_loads_does_not_wait_for_it(own_node, number, monkeypatch):
+    """A large model takes minutes, and can't be interrupted."""
+    monkeypatch.setenv("LOAD_S", "120")
+    with running_brain(name=OWN, state=None, module="support.slow_brain") as brain:
+        request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
+        change_state = own_node.create_client(ChangeState, f"{OWN}/change_state")
+        assert change_state.wait_for_service(60.0)
+        change_state.call_async(request)
+        until(lambda: "Loading" in brain.log())
+        assert brain.process.end(number) == 0
+        assert "Ending without waiting" in brain.log()
+
+
+def test_more_signals_while_it_ends_change_nothing(ros):
+    """`ros2 launch` sends SIGINT to its nodes when the terminal has done so already."""
+    with running_brain(name=OWN, state=None) as brain:
+        process, deadline = brain.process.process, time.monotonic() + 60.0
+        while process.poll() is None and time.monotonic() < deadline:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.002)
+        assert process.returncode == 0

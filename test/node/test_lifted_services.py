@@ -3,19 +3,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 from support.cameras import DepthCamera
 from support.node_parameters import set_parameter
-from support.point_queries import lifted, position, seen_at
+from support.point_queries import assert_on_object, lifted, point, seen_at
 
-from robobrain_ros.client import BrainClient
 from robobrain_ros.core.errors import ErrorCode
 from robobrain_ros.msg import LiftedPoint
-from robobrain_ros.sim.processes import NodeProcess
 from robobrain_ros.sim.tabletop import Tabletop
 
 CAMERAS = {
@@ -41,20 +37,11 @@ CAMERAS = {
 }
 
 
-@pytest.fixture(scope="module")
-def brain(ros, tmp_path_factory):
-    parameters = {"cameras": list(CAMERAS), "image_timeout": 2.0, "max_depth": 3.0}
-    for name, topics in CAMERAS.items():
-        parameters |= {f"{name}.{key}": topic for key, topic in topics.items()}
-    with (
-        open(tmp_path_factory.mktemp("log") / "brain.log", "w+b") as log,
-        NodeProcess("robobrain_ros.brain_node", parameters, output=log),
-        BrainClient() as client,
-    ):
-        client.wait_for_node(60.0)
-        assert client.configure() and client.activate()
-        client.log = Path(log.name)
-        yield client
+PARAMETERS = {"cameras": list(CAMERAS), "image_timeout": 2.0, "max_depth": 3.0}
+TOPICS = {
+    f"{name}.{key}": topic for name, topics in CAMERAS.items() for key, topic in topics.items()
+}
+BRAIN = {"parameters": PARAMETERS | TOPICS}
 
 
 @pytest.fixture(scope="module")
@@ -71,71 +58,67 @@ def depth_camera(scene):
     return DepthCamera(depth, intrinsics, colour_from_depth)
 
 
-def assert_on_object(scene, point, max_mm) -> None:
-    assert point.status == LiftedPoint.OK
-    assert scene.truth.distance_mm(scene.name, position(point)) <= max_mm
-
-
 class TestStatus:
     """Every status of the contract."""
 
     def test_ok(self, brain, still_cameras, scene):
         with still_cameras.publishing("good", scene):
-            _, point = lifted(brain, scene, "good", target_frame="table")
-        assert_on_object(scene, point, 3)
+            response = point(brain, scene, "good", target_frame="table")
+        assert_on_object(response, scene, 3)
 
     def test_no_depth_camera(self, brain, still_cameras, scene):
         with still_cameras.publishing("nodepth", scene, depth_encoding=None):
-            _, point = lifted(brain, scene, "nodepth")
-        assert point.status == LiftedPoint.NO_DEPTH_CAMERA
+            _, found = lifted(brain, scene, "nodepth")
+        assert found.status == LiftedPoint.NO_DEPTH_CAMERA
 
     def test_depth_hole(self, brain, still_cameras, scene):
         with still_cameras.publishing("hole", scene, depth_from=np.zeros_like):
-            _, point = lifted(brain, scene, "hole")
-        assert point.status == LiftedPoint.DEPTH_HOLE
-        assert (point.depth, point.valid_fraction) == (0, 0)
+            _, found = lifted(brain, scene, "hole")
+        assert found.status == LiftedPoint.DEPTH_HOLE
+        assert (found.depth, found.valid_fraction) == (0, 0)
 
     def test_out_of_range(self, brain, still_cameras, scene):
         with still_cameras.publishing("far", scene, depth_from=lambda depth: 10 * depth):
-            _, point = lifted(brain, scene, "far")
-        assert point.status == LiftedPoint.OUT_OF_RANGE
+            _, found = lifted(brain, scene, "far")
+        assert found.status == LiftedPoint.OUT_OF_RANGE
 
     def test_outside_depth_view(self, brain, still_cameras, scene, depth_camera):
         behind = np.diag([-1.0, 1.0, -1.0, 1.0])  # it looks the other way
         away = DepthCamera(depth_camera.depth, depth_camera.intrinsics, behind)
         with still_cameras.publishing("elsewhere", scene, depth_camera=away):
-            _, point = lifted(brain, scene, "elsewhere", target_frame="table")
-        assert point.status == LiftedPoint.OUTSIDE_DEPTH_VIEW
+            _, found = lifted(brain, scene, "elsewhere", target_frame="table")
+        assert found.status == LiftedPoint.OUTSIDE_DEPTH_VIEW
 
     def test_depth_stale_says_which_topic_lags_and_by_how_much(self, brain, still_cameras, scene):
         with still_cameras.publishing("late", scene, depth_age_s=0.3):
-            _, point = lifted(brain, scene, "late")
-        assert point.status == LiftedPoint.DEPTH_STALE
-        (line,) = (line for line in brain.log.read_text().splitlines() if " lags " in line)
+            _, found = lifted(brain, scene, "late")
+        assert found.status == LiftedPoint.DEPTH_STALE
+        (line,) = (line for line in brain.log().splitlines() if " lags " in line)
         assert "/late/aligned_depth_to_color/image_raw lags /late/color/image_raw" in line
 
     def test_no_transform(self, brain, still_cameras, scene):
         set_parameter(brain, "target_frame", "table")
         try:
             with still_cameras.publishing("notf", scene, transform=False):
-                _, point = lifted(brain, scene, "notf")
+                _, found = lifted(brain, scene, "notf")
         finally:
             set_parameter(brain, "target_frame", "")
-        assert point.status == LiftedPoint.NO_TRANSFORM
-        assert point.depth == pytest.approx(seen_at(scene, point.pixel)[2], abs=0.01)
+        assert found.status == LiftedPoint.NO_TRANSFORM
+        assert found.depth == pytest.approx(seen_at(scene, found.pixel)[2], abs=0.01)
 
 
 class TestDepthAsItComes:
     def test_compressed_colour_and_depth(self, brain, still_cameras, scene):
         with still_cameras.publishing("packed", scene, depth_encoding="16UC1", compressed=True):
-            _, point = lifted(brain, scene, "packed", target_frame="table")
-        assert_on_object(scene, point, 4)
+            response = point(brain, scene, "packed", target_frame="table")
+        assert_on_object(response, scene, 4)
 
     def test_depth_of_another_camera(self, brain, still_cameras, scene, depth_camera):
         with still_cameras.publishing("beside", scene, depth_camera=depth_camera):
-            _, point = lifted(brain, scene, "beside", target_frame="table")
-        assert_on_object(scene, point, 4)
-        assert point.depth == pytest.approx(seen_at(scene, point.pixel)[2], abs=0.005)
+            response = point(brain, scene, "beside", target_frame="table")
+        assert_on_object(response, scene, 4)
+        first = response.points[0]
+        assert first.depth == pytest.approx(seen_at(scene, first.pixel)[2], abs=0.005)
 
     def test_depth_of_another_frame_without_its_intrinsics_is_refused(
         self, brain, still_cameras, scene, depth_camera

@@ -3,14 +3,11 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
+import pytest
 import rclpy
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
@@ -20,11 +17,11 @@ from scipy.spatial.transform import Rotation
 from support.cameras import StillCameras
 from support.point_queries import lifted, position, seen_at
 from support.polling import until
+from support.running_brain import running_brain
 
-from robobrain_ros.client import BrainClient
 from robobrain_ros.msg import LiftedPoint
-from robobrain_ros.sim.processes import NodeProcess
 
+PARAMETERS = {"cameras": ["arm"], "target_frame": "odom"}
 MOTION_RADIUS_M, MOTION_RAD_S = 0.5, 1.0  # 0.5 m/s on a circle, turning with it
 
 
@@ -38,23 +35,16 @@ def circling(seconds: float) -> np.ndarray:
     return pose
 
 
-def test_moving_camera_and_slow_inference_give_where_the_point_was(
-    ros, still_cameras, scene, monkeypatch
-):
+def test_moving_camera_and_slow_inference_give_where_the_point_was(still_cameras, scene):
     # The picture rides along: whatever the camera sees is at circling(stamp) of where it sees it.
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
-    parameters = {"cameras": ["arm"], "target_frame": "odom"}
     with (
-        NodeProcess("support.slow_brain", parameters),
-        BrainClient() as client,
+        running_brain(PARAMETERS, module="support.slow_brain") as brain,
         still_cameras.publishing("arm", scene, motion=circling, tf_late_s=0.2),
     ):
-        client.wait_for_node(60.0)
-        assert client.configure() and client.activate()
         for _ in range(3):
-            response, point = lifted(client, scene, "arm")
+            response, point = lifted(brain, scene, "arm")
             answered = still_cameras.node.get_clock().now().nanoseconds * 1e-9
-            stamp = Time.from_msg(response.header.stamp).nanoseconds * 1e-9
+            stamp = seconds_of(response)
             seen = seen_at(scene, point.pixel)
             error = np.linalg.norm((circling(stamp) @ seen)[:3] - position(point))
             with_latest = np.linalg.norm(((circling(answered) - circling(stamp)) @ seen)[:3])
@@ -89,55 +79,59 @@ class SimulatedClock:
             self._publisher.publish(Clock(clock=Time(nanoseconds=int(self.seconds * 1e9)).to_msg()))
 
 
-@contextmanager
-def in_simulated_time(scene, **parameters):
-    """A clock at 1000 s, and the client of an active node with the circling camera `arm`."""
-    parameters |= {"cameras": ["arm"], "target_frame": "odom", "use_sim_time": True}
+@pytest.fixture(scope="module")
+def simulated(ros, scene):
+    """A clock, and an active node in its time with the circling camera `arm`."""
+    parameters = PARAMETERS | {"use_sim_time": True, "image_timeout": 2.0}
     sim_time = Parameter("use_sim_time", value=True)
     with (
         SimulatedClock(1000.0) as clock,
         StillCameras(parameter_overrides=[sim_time]) as cameras,
-        NodeProcess("robobrain_ros.brain_node", parameters),
-        BrainClient() as client,
+        running_brain(parameters) as brain,
         cameras.publishing("arm", scene, motion=circling),
     ):
-        client.wait_for_node(60.0)
-        assert client.configure() and client.activate()
-        yield clock, client
+        yield clock, brain
 
 
-def test_simulated_time_may_jump_back(ros, scene):
-    with in_simulated_time(scene) as (clock, client):
-        assert 1000 < stamp_of_correct_answer(client, scene) <= clock.seconds
-        clock.seconds = 500.0
-        time.sleep(0.5)
-        assert 500 <= stamp_of_correct_answer(client, scene) <= clock.seconds
+def test_simulated_time_may_jump_back(simulated, scene):
+    clock, brain = simulated
+    assert 1000 < stamp_of_correct_answer(brain, scene) <= clock.seconds
+    clock.seconds = 500.0
+    until(lambda: is_lifted(response := ask(brain, scene)) and seconds_of(response) < 1000)
+    assert 500 <= stamp_of_correct_answer(brain, scene) <= clock.seconds
 
 
-def test_a_clock_that_jumps_under_load_costs_no_answer(ros, scene):
-    with (
-        in_simulated_time(scene, image_timeout=2.0) as (clock, client),
-        ThreadPoolExecutor(2) as threads,
-    ):
-        asked = [threads.submit(client.point_to, scene.name, camera="arm") for _ in range(40)]
+def test_a_clock_that_jumps_under_load_costs_no_answer(simulated, scene):
+    clock, brain = simulated
+    clock.seconds = max(clock.seconds, 1000.0)
+    with ThreadPoolExecutor(2) as threads:
+        asked = [threads.submit(ask, brain, scene) for _ in range(40)]
         # Forward at last: a transform that arrives after a jump back, stamped before it, would have
         # tf2 ignore all that follow.
-        for seconds in (500.0, 2000.0, 100.0, 0.5, 1e6):
-            time.sleep(0.3)
+        for number, seconds in enumerate((500.0, 2000.0, 100.0, 0.5, 1e6), start=1):
+            until(lambda number=number: sum(one.done() for one in asked) >= 5 * number)
             clock.seconds = seconds
         answers = [answer.result() for answer in asked]
-        assert all(answer.success == (answer.error_code == 0) for answer in answers)
-        until(lambda: is_lifted(client.point_to(scene.name, camera="arm")))
-        assert stamp_of_correct_answer(client, scene) <= clock.seconds
+    assert all(answer.success == (answer.error_code == 0) for answer in answers)
+    until(lambda: is_lifted(ask(brain, scene)))
+    assert stamp_of_correct_answer(brain, scene) <= clock.seconds
+
+
+def ask(brain, scene):
+    return brain.point_to(scene.name, camera="arm")
+
+
+def seconds_of(response) -> float:
+    return Time.from_msg(response.header.stamp).nanoseconds * 1e-9
 
 
 def is_lifted(response) -> bool:
     return response.success and response.points[0].status == LiftedPoint.OK
 
 
-def stamp_of_correct_answer(client, scene) -> float:
-    response, point = lifted(client, scene, "arm")
-    stamp = Time.from_msg(response.header.stamp).nanoseconds * 1e-9
+def stamp_of_correct_answer(brain, scene) -> float:
+    response, point = lifted(brain, scene, "arm")
+    stamp = seconds_of(response)
     exact = (circling(stamp) @ seen_at(scene, point.pixel))[:3]
     assert np.linalg.norm(exact - position(point)) <= 0.010
     return stamp

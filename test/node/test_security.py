@@ -11,9 +11,8 @@ import pytest
 from sensor_msgs.msg import Image
 from support.polling import until
 
-from robobrain_ros.client import BrainClient
 from robobrain_ros.core.errors import ErrorCode
-from robobrain_ros.sim.processes import NodeProcess, environment
+from robobrain_ros.sim.processes import environment
 
 POLICY = Path(__file__).resolve().parents[2] / "config" / "sros2_policy.xml"
 ACTION_SERVICES = ("send_goal", "cancel_goal", "get_result")
@@ -38,19 +37,6 @@ def profile(node):
         | {f"{name}/_action/{part}" for name in actions for part in ACTION_SERVICES},
         "client": names("service", "request"),
     }
-
-
-@pytest.fixture(scope="module")
-def brain(ros, tmp_path_factory):
-    """An active node with nano, as configured by default; `log`: where its output goes."""
-    path = tmp_path_factory.mktemp("log") / "node.log"
-    with open(path, "wb") as file:
-        node = NodeProcess("robobrain_ros.brain_node", {"model": "nano"}, output=file)
-        with node, BrainClient() as client:
-            client.wait_for_node(60.0)
-            assert client.configure() and client.activate()
-            client.log = path
-            yield client
 
 
 @pytest.mark.parametrize("node", ["robobrain", "robobrain_cameras"])
@@ -91,7 +77,7 @@ def test_the_policy_is_of_the_version_that_sros2_reads():
 
 def test_prompts_and_answers_are_not_logged(brain):
     """Neither of a request that is answered nor of one that is refused."""
-    before = brain.log.read_text()
+    before = brain.log()
     assert "Active" in before
     image = Image(height=48, width=64, encoding="rgb8", step=192, data=bytes(48 * 192))
     asked = "is there a heliotrope mug?"
@@ -99,7 +85,7 @@ def test_prompts_and_answers_are_not_logged(brain):
     assert answered.error_code in (ErrorCode.NONE, ErrorCode.EMPTY_ANSWER), answered.error_msg
     assert answered.timing.total > 0
     assert not brain.point_to(asked).success
-    log = brain.log.read_text()
+    log = brain.log()
     assert "NO_IMAGE" in log.removeprefix(before)
     assert "heliotrope" not in log
 

@@ -13,16 +13,17 @@ import rclpy
 from builtin_interfaces.msg import Duration, Time
 from rcl_interfaces.srv import DescribeParameters
 from rclpy.callback_groups import ReentrantCallbackGroup
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image
 from support.node_parameters import set_parameter
+from support.point_queries import assert_on_object, point
+from support.polling import until
 
-from robobrain_ros.client import AsyncBrainClient, BrainClient
+from robobrain_ros.client import AsyncBrainClient
 from robobrain_ros.core.errors import ErrorCode
 from robobrain_ros.msg import ErrorCode as ErrorCodeMsg
 from robobrain_ros.msg import LiftedPoint
 from robobrain_ros.ros.executors import spinning
 from robobrain_ros.sim.camera_node import color_image
-from robobrain_ros.sim.processes import NodeProcess
 from robobrain_ros.sim.truth import box_edges, box_iou
 from robobrain_ros.srv import (
     Ask,
@@ -54,41 +55,14 @@ REQUESTS = (
 )
 
 
-@pytest.fixture(scope="module")
-def brain(ros):
-    parameters = {"cameras": list(CAMERAS), "image_timeout": 1.0}
-    parameters |= {"max_pending": 2, "max_batch": 1}
-    with NodeProcess("robobrain_ros.brain_node", parameters), BrainClient() as client:
-        client.wait_for_node(60.0)
-        assert client.configure() and client.activate()
-        yield client
-
-
-@pytest.fixture
-def camera(still_cameras, scene):
-    with still_cameras.publishing("camera", scene):
-        yield scene
-
-
-def point(brain, scene, camera="camera", **fields):
-    return brain.point_to(f"Point to the {scene.name}", camera=camera, **fields)
+PARAMETERS = {"cameras": list(CAMERAS), "image_timeout": 1.0, "max_pending": 2, "max_batch": 1}
+BRAIN = {"parameters": PARAMETERS}
 
 
 def assert_failed(response, code: ErrorCode) -> None:
     assert not response.success
     assert ErrorCode(response.error_code) is code, response.error_msg
     assert response.error_msg.endswith((".", "!", ")")) and len(response.error_msg) > 20
-
-
-def assert_on_object(response, scene, max_mm=10.0) -> None:
-    assert response.success, response.error_msg
-    lifted = response.points[0]
-    assert scene.truth.contains(scene.name, (lifted.pixel.x, lifted.pixel.y))
-    assert lifted.status == LiftedPoint.OK
-    assert lifted.pose.header.frame_id == "table"
-    assert lifted.pose.header.stamp == response.header.stamp
-    at = lifted.pose.pose.position
-    assert scene.truth.distance_mm(scene.name, (at.x, at.y, at.z)) <= max_mm
 
 
 def test_point_to_gives_pixel_and_position_on_the_object(brain, camera):
@@ -211,12 +185,17 @@ def test_image_in_the_request_is_used_and_gives_no_3d(brain, scene):
     assert response.points[0].status == LiftedPoint.NO_DEPTH_CAMERA
 
 
-def test_an_image_by_its_stamp(brain, camera):
-    newest = point(brain, camera)
-    time.sleep(2.0)  # longer than the ring of frames lasts
-    again = point(brain, camera, stamp=newest.header.stamp)
+def test_an_image_by_its_stamp(brain, camera, own_node):
+    """Also when it has left the ring of the newest frames: it was asked about."""
+    first = point(brain, camera).header.stamp
+    later = []
+    topic = "camera/color/camera_info"
+    subscription = own_node.create_subscription(CameraInfo, topic, later.append, 5)
+    until(lambda: len(later) > 20)
+    own_node.destroy_subscription(subscription)
+    again = point(brain, camera, stamp=first)
     assert again.success, again.error_msg
-    assert again.header.stamp == newest.header.stamp
+    assert again.header.stamp == first
 
 
 # Every failure has its code.
@@ -228,7 +207,7 @@ def test_no_image(brain):
 
 def test_image_stale(brain, still_cameras, scene):
     with still_cameras.publishing("old", scene, age_s=30.0):
-        time.sleep(0.5)
+        until(lambda: point(brain, scene, "old").error_code != ErrorCode.NO_IMAGE)
         assert_failed(point(brain, scene, "old"), ErrorCode.IMAGE_STALE)
 
 
