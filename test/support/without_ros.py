@@ -26,7 +26,6 @@ class RosFinder(MetaPathFinder):
 
 
 def refuse_ros() -> None:
-    """Let every import of ROS fail from now on."""
-    loaded = [name for name in sys.modules if ROS_MODULE.match(name)]
-    assert not loaded, f"{loaded[0]} is imported already"
-    sys.meta_path.insert(0, RosFinder())
+    """Let every import of ROS fail from now on, unless a plugin of pytest has imported it."""
+    if not any(map(ROS_MODULE.match, list(sys.modules))):
+        sys.meta_path.insert(0, RosFinder())
