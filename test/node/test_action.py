@@ -14,7 +14,7 @@ import pytest
 from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Duration
 from safetensors.torch import load_file, save_file
-from support.action_goals import Goal, action_client
+from support.action_goals import Goal
 from support.polling import diagnosed, until, values
 from support.running_brain import running_brain
 from tokenizers import Tokenizer
@@ -66,7 +66,7 @@ def long_thought(**fields):
 
 def thinking(own_node):
     """A goal that is being answered."""
-    goal = Goal(action_client(own_node, "/thinker/robobrain"), **long_thought())
+    goal = Goal(own_node, "/thinker/robobrain", **long_thought())
     goal.wait_for(Infer.Feedback.STAGE_DECODING)
     return goal
 
@@ -92,11 +92,10 @@ def running(thinker) -> int:
 def test_a_goal_gives_what_the_service_gives_and_tells_its_stages(
     brain, still_cameras, scene, own_node
 ):
-    client = action_client(own_node)
     with still_cameras.publishing("camera", scene):
         query = f"Point to the {scene.name}"
         task = Infer.Goal.TASK_POINT
-        goal = Goal(client, task=task, query=query, target_frame="table")
+        goal = Goal(own_node, task=task, query=query, target_frame="table")
         status, result = goal.outcome()
         served = brain.point_to(query, target_frame="table")
     assert status == SUCCEEDED and result.success, result.error_msg
@@ -121,7 +120,7 @@ def test_a_goal_gives_what_the_service_gives_and_tells_its_stages(
 )
 def test_every_task_is_served(brain, still_cameras, scene, task, field, own_node):
     with still_cameras.publishing("camera", scene):
-        status, result = Goal(action_client(own_node), task=task, query=scene.name).outcome()
+        status, result = Goal(own_node, task=task, query=scene.name).outcome()
     assert status == SUCCEEDED, result.error_msg
     assert len(getattr(result, field)) > 0
     assert bool(result.path.poses) is (task == Infer.Goal.TASK_TRAJECTORY)
@@ -136,7 +135,7 @@ def test_every_task_is_served(brain, still_cameras, scene, task, field, own_node
     ],
 )
 def test_a_goal_that_fails_is_aborted_with_its_code(brain, fields, code, own_node):
-    status, result = Goal(action_client(own_node), **fields).outcome()
+    status, result = Goal(own_node, **fields).outcome()
     assert status == ABORTED and not result.success
     assert ErrorCode(result.error_code) is code and result.error_msg
 
@@ -154,7 +153,7 @@ def test_a_cancel_stops_the_model(thinker, own_node):
 
 def test_a_cancel_ends_a_goal_that_waits_for_its_turn(thinker, own_node):
     first, second = thinking(own_node), thinking(own_node)  # one place is kept for short answers
-    waiting = Goal(action_client(own_node, "/thinker/robobrain"), **long_thought())
+    waiting = Goal(own_node, "/thinker/robobrain", **long_thought())
     waiting.wait_for(Infer.Feedback.STAGE_WAITING)
     waiting.cancel()
     assert waiting.outcome()[0] == CANCELED
@@ -190,13 +189,13 @@ def test_a_deadline_stops_the_model(thinker):
 def test_work_for_a_client_that_is_gone_stops(thinker):
     code = """
 import rclpy
-from support.action_goals import Goal, action_client
+from support.action_goals import Goal
 from robobrain_ros.ros.executors import spinning
 from test_action import *
 
 rclpy.init()
 with spinning(rclpy.create_node("mortal")) as node:
-    goal = Goal(action_client(node, "/thinker/robobrain"), **long_thought())
+    goal = Goal(node, "/thinker/robobrain", **long_thought())
     goal.wait_for(Infer.Feedback.STAGE_DECODING)
 rclpy.shutdown()
 """

@@ -15,22 +15,27 @@ PATIENCE_S = 30.0
 
 
 class Goal:
-    """One goal, sent from a node that a thread spins; its client goes when it has ended."""
+    """One goal, sent by a client of its own, which goes when the goal has ended.
 
-    def __init__(self, client: ActionClient, **fields: Any) -> None:
+    Everything is sent on the thread that spins the node: rclpy's action client has no lock, and an
+    answer to what another thread sends may come before the client knows what it has sent.
+    """
+
+    def __init__(self, node: Node, brain: str = "robobrain", **fields: Any) -> None:
         self.feedback: list[Infer.Feedback] = []
         self.news = threading.Event()
-        self._client = client
+        self._executor = node.executor
+        self._client = ActionClient(node, Infer, f"{brain}/infer")
+        assert self._client.wait_for_server(PATIENCE_S)
         self._handle: Any = None
         self._outcome: Any = None
         self._accepted, self._ended = threading.Event(), threading.Event()
-        sent = client.send_goal_async(Infer.Goal(**fields), feedback_callback=self._hear)
-        sent.add_done_callback(self._on_accepted)
+        self._executor.create_task(self._send, Infer.Goal(**fields))
 
     def cancel(self) -> None:
         """Ask for the end, and don't wait for it."""
         assert self._accepted.wait(PATIENCE_S)
-        self._handle.cancel_goal_async()
+        self._executor.create_task(self._cancel)
 
     def outcome(self) -> tuple[int, Infer.Result]:
         """Wait for the end: status and result."""
@@ -44,6 +49,13 @@ class Goal:
             assert self.news.wait(PATIENCE_S)
             self.news.clear()
 
+    def _send(self, goal: Infer.Goal) -> None:
+        sent = self._client.send_goal_async(goal, feedback_callback=self._hear)
+        sent.add_done_callback(self._on_accepted)
+
+    def _cancel(self) -> None:
+        self._handle.cancel_goal_async()
+
     def _hear(self, message: Any) -> None:
         self.feedback.append(message.feedback)
         self.news.set()
@@ -56,10 +68,3 @@ class Goal:
     def _on_ended(self, future: Any) -> None:
         self._outcome = future.result()
         self._ended.set()
-
-
-def action_client(node: Node, brain: str = "robobrain") -> ActionClient:
-    """A client that has found its server."""
-    client = ActionClient(node, Infer, f"{brain}/infer")
-    assert client.wait_for_server(PATIENCE_S)
-    return client
