@@ -59,8 +59,8 @@ PYTEST := OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) --dist loadfile --no-loa
 test: $(BUILT) ## all tests
 	@$(ROS) && $(PYTEST) test $(ARGS)
 
-test-fast: $(DONE)/graphics ## the tests of the modules without ROS, in a minute
-	@. $(VENV)/bin/activate && $(PYTEST) test/unit $(ARGS)
+test-fast: $(DONE)/graphics ## the quick tests of the modules without ROS, in a minute
+	@. $(VENV)/bin/activate && $(PYTEST) test/unit -m "not slow" $(ARGS)
 
 lint: $(DONE)/libraries ## linter, formatter (check only), types, layers of imports
 	@$(VENV)/bin/ruff check .

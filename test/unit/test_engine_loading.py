@@ -239,6 +239,7 @@ def test_bitsandbytes_that_ends_its_process_or_hangs_is_survived(monkeypatch):
     assert "exit status 3" in told[0] and "timed out" in told[1]
 
 
+@pytest.mark.slow
 def test_where_bitsandbytes_works_it_is_found_to():
     pytest.importorskip("bitsandbytes")
     told = []

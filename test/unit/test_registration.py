@@ -293,6 +293,7 @@ class TestOcclusion:
         for lifted in lift(pixels, seen_from(self.RIGHT, BLOCK, WALL)):
             assert lifted.depth == pytest.approx(0.6, abs=1e-4)
 
+    @pytest.mark.slow
     def test_a_coarse_foreground_has_no_cracks(self):
         """Color is three times as near to the block as the depth camera is."""
         color, own = camera(640, 480, 600.0), camera(640, 480, 600.0)
@@ -409,6 +410,7 @@ class TestRegistered:
         np.testing.assert_allclose(near.array[np.isfinite(near.array)], 1.0, atol=1e-4)
         assert np.isfinite(near.array).sum() > 3000
 
+    @pytest.mark.slow
     def test_converts_no_more_than_it_must(self):
         """As an array of metres this image would take 160 GB."""
         vast = np.broadcast_to(np.array(900, np.uint16), (60_000, 60_000))

@@ -283,7 +283,7 @@ def test_a_hundred_thousand_points():
         "(1, ",
         '"bbox_2d": [',
         '"point" ',
-        "()",
+        pytest.param("()", marks=pytest.mark.slow),
         "<think></think>",
         "none ",
         "1",
