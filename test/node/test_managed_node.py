@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import inspect
-import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from lifecycle_msgs.msg import Transition
@@ -23,11 +21,6 @@ from robobrain_ros.client import BrainClient
 from robobrain_ros.sim.processes import NodeProcess
 
 NAME = "frame_counter"
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
 
 
 @contextmanager

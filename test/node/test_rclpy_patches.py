@@ -11,13 +11,12 @@ import pytest
 from action_msgs.msg import GoalStatus
 from rclpy.action import ActionServer
 from rclpy.executors import SingleThreadedExecutor
-from support.action_goals import Goal, action_client
+from support.action_goals import Goal
+from support.running_brain import running_brain
 
 from robobrain_ros.action import Infer
-from robobrain_ros.client import BrainClient
 from robobrain_ros.core.errors import ErrorCode
 from robobrain_ros.ros import rclpy_patches
-from robobrain_ros.sim.processes import NodeProcess
 
 
 def test_the_patches_were_tried_with_this_rclpy():
@@ -50,14 +49,11 @@ def test_without_its_internals_a_node_runs_on_plain_rclpy(ros, monkeypatch, owne
     executor.shutdown()
 
 
-def test_the_node_works_without_patches(ros, own_node, still_cameras, scene, monkeypatch, log_file):
+def test_the_node_works_without_patches(own_node, still_cameras, scene, monkeypatch):
     """Lifecycle, services, and the action with a cancel."""
     monkeypatch.setenv(rclpy_patches.SWITCH, "0")
-    with (
-        NodeProcess("robobrain_ros.brain_node", {"image_timeout": 60.0}, output=log_file) as node,
-        BrainClient() as client,
-    ):
-        assert client.wait_for_node(60.0) == "unconfigured"
+    with running_brain({"image_timeout": 60.0}, state=None) as client:
+        assert client.state() == "unconfigured"
         assert client.point_to("the cup").error_code == ErrorCode.NOT_ACTIVE
         configured: list[bool] = []
         asked = threading.Thread(target=lambda: configured.append(client.configure()))
@@ -68,7 +64,7 @@ def test_the_node_works_without_patches(ros, own_node, still_cameras, scene, mon
         assert configured == [True] and len(states) > 3
         assert client.activate()
         # There is no camera yet: these wait.
-        waiting = [Goal(action_client(own_node), **goal_of("the cup")) for _ in range(2)]
+        waiting = [Goal(own_node, **goal_of("the cup")) for _ in range(2)]
         waiting[0].wait_for(Infer.Feedback.STAGE_WAITING)
         waiting[0].cancel()
         status, result = waiting[0].outcome()
@@ -77,14 +73,13 @@ def test_the_node_works_without_patches(ros, own_node, still_cameras, scene, mon
             query = f"Point to the {scene.name}"
             served = client.point_to(query, target_frame="table")
             assert served.success, served.error_msg
-            goal = Goal(action_client(own_node), **goal_of(query), target_frame="table")
+            goal = Goal(own_node, **goal_of(query), target_frame="table")
             status, result = goal.outcome()
             assert status == GoalStatus.STATUS_SUCCEEDED and result.answer == served.answer
             assert waiting[1].outcome()[0] != GoalStatus.STATUS_CANCELED
         assert client.deactivate() and client.cleanup() and client.state() == "unconfigured"
-        assert node.end(signal.SIGTERM) == 0
-    log_file.seek(0)
-    assert "Traceback" not in log_file.read().decode()
+        assert client.process.end(signal.SIGTERM) == 0
+        assert "Traceback" not in client.log()
 
 
 def goal_of(query: str) -> dict:
