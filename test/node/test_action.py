@@ -14,7 +14,7 @@ import pytest
 from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Duration
 from safetensors.torch import load_file, save_file
-from support.action_goals import Goal
+from support.action_goals import Goal, action_client
 from support.polling import diagnosed, until, values
 from support.running_brain import running_brain
 from tokenizers import Tokenizer
@@ -92,6 +92,7 @@ def running(thinker) -> int:
 def test_a_goal_gives_what_the_service_gives_and_tells_its_stages(
     brain, still_cameras, scene, own_node
 ):
+    action_client(own_node)  # by the time of the goal, the server knows who listens to feedback
     with still_cameras.publishing("camera", scene):
         query = f"Point to the {scene.name}"
         task = Infer.Goal.TASK_POINT

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import Any
 
@@ -15,7 +16,7 @@ PATIENCE_S = 30.0
 
 
 class Goal:
-    """One goal, sent by a client of its own, which goes when the goal has ended.
+    """One goal.
 
     Everything is sent on the thread that spins the node: rclpy's action client has no lock, and an
     answer to what another thread sends may come before the client knows what it has sent.
@@ -25,8 +26,7 @@ class Goal:
         self.feedback: list[Infer.Feedback] = []
         self.news = threading.Event()
         self._executor = node.executor
-        self._client = ActionClient(node, Infer, f"{brain}/infer")
-        assert self._client.wait_for_server(PATIENCE_S)
+        self._client = action_client(node, brain)
         self._handle: Any = None
         self._outcome: Any = None
         self._accepted, self._ended = threading.Event(), threading.Event()
@@ -40,7 +40,6 @@ class Goal:
     def outcome(self) -> tuple[int, Infer.Result]:
         """Wait for the end: status and result."""
         assert self._ended.wait(PATIENCE_S)
-        self._client.destroy()
         return self._outcome.status, self._outcome.result
 
     def wait_for(self, stage: int) -> None:
@@ -68,3 +67,14 @@ class Goal:
     def _on_ended(self, future: Any) -> None:
         self._outcome = future.result()
         self._ended.set()
+
+
+@functools.cache
+def action_client(node: Node, brain: str = "robobrain") -> ActionClient:
+    """A client that has found its server; one for all goals of a node.
+
+    Destroyed from another thread, it ends the executor that waits for it.
+    """
+    client = ActionClient(node, Infer, f"{brain}/infer")
+    assert client.wait_for_server(PATIENCE_S)
+    return client
