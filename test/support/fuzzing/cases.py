@@ -175,7 +175,7 @@ def image_case(rng: Random, tools: Tools) -> str:
     view = conversions.observation(snapshot, poses)
     scene = view.scene
     assert view.rgb.dtype == np.uint8 and view.rgb.ndim == 3 and view.rgb.shape[2] == 3
-    encoded = tools.encoder.image(view.rgb)
+    encoded = tools.processor.image(view.rgb)
     assert bool(torch.isfinite(encoded.pixel_values).all()), "not a number"
     if scene.depth is None:
         return "encoded"
