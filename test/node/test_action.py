@@ -92,11 +92,11 @@ def running(thinker) -> int:
 def test_a_goal_gives_what_the_service_gives_and_tells_its_stages(
     brain, still_cameras, scene, own_node
 ):
-    action_client(own_node)  # by the time of the goal, the server knows who listens to feedback
+    client = action_client(own_node)  # by the time of the goal, the server knows of it
     with still_cameras.publishing("camera", scene):
         query = f"Point to the {scene.name}"
         task = Infer.Goal.TASK_POINT
-        goal = Goal(own_node, task=task, query=query, target_frame="table")
+        goal = Goal(own_node, client=client, task=task, query=query, target_frame="table")
         status, result = goal.outcome()
         served = brain.point_to(query, target_frame="table")
     assert status == SUCCEEDED and result.success, result.error_msg

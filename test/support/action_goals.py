@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from typing import Any
 
@@ -16,17 +15,24 @@ PATIENCE_S = 30.0
 
 
 class Goal:
-    """One goal.
+    """One goal, with a client of its own that goes when the goal has ended.
 
     Everything is sent on the thread that spins the node: rclpy's action client has no lock, and an
-    answer to what another thread sends may come before the client knows what it has sent.
+    answer to what another thread sends may come before the client knows what it has sent. There
+    the client is destroyed, too: destroyed under an executor that waits for it, it ends its thread.
     """
 
-    def __init__(self, node: Node, brain: str = "robobrain", **fields: Any) -> None:
+    def __init__(
+        self,
+        node: Node,
+        brain: str = "robobrain",
+        client: ActionClient | None = None,
+        **fields: Any,
+    ) -> None:
         self.feedback: list[Infer.Feedback] = []
         self.news = threading.Event()
         self._executor = node.executor
-        self._client = action_client(node, brain)
+        self._client = client or action_client(node, brain)
         self._handle: Any = None
         self._outcome: Any = None
         self._accepted, self._ended = threading.Event(), threading.Event()
@@ -40,6 +46,7 @@ class Goal:
     def outcome(self) -> tuple[int, Infer.Result]:
         """Wait for the end: status and result."""
         assert self._ended.wait(PATIENCE_S)
+        self._executor.create_task(self._client.destroy)
         return self._outcome.status, self._outcome.result
 
     def wait_for(self, stage: int) -> None:
@@ -69,12 +76,8 @@ class Goal:
         self._ended.set()
 
 
-@functools.cache
 def action_client(node: Node, brain: str = "robobrain") -> ActionClient:
-    """A client that has found its server; one for all goals of a node.
-
-    Destroyed from another thread, it ends the executor that waits for it.
-    """
+    """A client that has found its server."""
     client = ActionClient(node, Infer, f"{brain}/infer")
     assert client.wait_for_server(PATIENCE_S)
     return client
