@@ -118,7 +118,8 @@ def summary(
     """The figures of the cycles so far."""
     if not sizes:
         return {"cycles": 0}
-    early, late = sizes[max(0, len(sizes) // 10 - 1)], sizes[-1]
+    # The first cycles start what stays, such as threads of libraries.
+    early, late = sizes[min(max(1, len(sizes) // 10 - 1), len(sizes) - 1)], sizes[-1]
     return {
         "cycles": len(sizes),
         "failed": sum(failed.values()),

@@ -13,14 +13,14 @@ with the reference (`reference.py`: plain `generate`, one request after the othe
   16 clients       a thread each, with a question each about the newest frame
   decode           tokens per second of one long answer
 
-A ratio is the median over pairs. `identical`: every answer has the reference's text, letter for
-letter. The last line is machine-readable; the keys without a model's name are the lower of both.
+A ratio is the median over pairs; there are as many pairs as the time allows. `identical`: every
+answer has the reference's text, letter for letter. The last line is machine-readable: keys end in
+the model's name, and those without one are the lower of both models.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +35,7 @@ import random_models
 import torch
 from numpy.typing import NDArray
 from reference import FAMILY, Question, Reference
+from results import reported
 
 from robobrain_ros.core.answer_formats import answer_format
 from robobrain_ros.core.requests import (
@@ -55,6 +56,7 @@ from robobrain_ros.sim.truth import Truth
 FIRST_SEED = 3_000_000
 CLIENTS = 16
 LONG = 64  # tokens at most of the answer of which the decoding is timed
+_COMPARED = 0.85  # of a model's time; the rest is for `decode`
 _WORDS = 16  # tokens of an answer in words of a model that never ends one
 
 
@@ -126,6 +128,8 @@ class Comparison:
     stages: dict[str, list[Generation]] = field(default_factory=dict)
     different: list[tuple[str, str]] = field(default_factory=list)
     compared: int = 0
+    decode: list[tuple[float, float]] = field(default_factory=list)
+    """Pairs of tokens per second (ours, reference)."""
 
     def add(
         self,
@@ -159,7 +163,15 @@ class Comparison:
             "new_frame_x": "new frame",
             "clients16_x": "16 clients",
         }
-        return {key: round(self.ratio(setting), 2) for key, setting in keys.items()}
+        known = {key: setting for key, setting in keys.items() if setting in self.pairs}
+        return {key: round(self.ratio(setting), 2) for key, setting in known.items()}
+
+    def figures(self) -> dict[str, Any]:
+        """The figures so far by their keys of RESULT."""
+        found: dict[str, Any] = self.ratios()
+        if self.decode:
+            found["decode_x"] = round(median(mine / other for mine, other in self.decode), 2)
+        return found | {"identical": not self.different}
 
     def row(self, setting: str) -> str:
         """A line of the table."""
@@ -186,12 +198,19 @@ HEADER = (
 )
 
 
-def compare(bench: Bench, seen: Sequence[Scene], pairs: int, words: int) -> Comparison:
-    """All settings but decode. Each is asked about a picture of its own, a pixel of the scene's
-    changed: the engine has not seen it.
+def compare(
+    bench: Bench, seen: Sequence[Scene], pairs: int, words: int, budget_s: float, result: Comparison
+) -> None:
+    """Add pairs of all settings but decode to `result`, until another one would exceed the budget.
+
+    Each is asked about a picture of its own, a pixel of the scene's changed: the engine has not
+    seen it.
     """
-    result = Comparison()
+    started, longest = time.monotonic(), 0.0
     for number in range(pairs):
+        began = time.monotonic()
+        if number and began - started + longest > budget_s:
+            break
         scene = seen[number % len(seen)]
         asked, clients = scene.questions(words), scene.clients(words)
         settings = [
@@ -209,7 +228,7 @@ def compare(bench: Bench, seen: Sequence[Scene], pairs: int, words: int) -> Comp
                 lambda how=how, p=picture, q=questions: bench.ours(how, p, q),
                 lambda p=picture, q=questions: bench.theirs(p, q),
             )
-    return result
+        longest = max(longest, time.monotonic() - began)
 
 
 class Bench:
@@ -288,37 +307,59 @@ def named(dtype: torch.dtype) -> Any:
 
 
 def run(
-    name: str, directory: Path, dtype: torch.dtype, options: argparse.Namespace, seen: list[Scene]
-) -> dict:
-    """Measure one model, print its table, and return its figures."""
+    name: str,
+    directory: Path,
+    dtype: torch.dtype,
+    options: argparse.Namespace,
+    seen: list[Scene],
+    budget_s: float,
+    result: Comparison,
+) -> None:
+    """Measure one model into `result`, and print its table."""
     pairs = options.pairs
     trained = name == "nano"
+    started = time.monotonic()
     bench = Bench(
         lambda: load_local_engine(
             EngineConfig(str(directory), device="cpu", precision=named(dtype))
         ),
         lambda: Reference(directory, dtype, "cpu", trained),
     )
-    if not options.no_warm_up:
-        compare(bench, seen[-1:], 1, _WORDS)  # what is slow the first time
-    result = compare(bench, seen, pairs, 64 if trained else _WORDS)
-    print(f"\n{name}: {bench.engine.description}\n\n{HEADER}")
-    for setting in result.pairs:
-        print(result.row(setting))
-    picture = seen[0].rgb
-    rates = bench.run(lambda engine: decode_pairs(engine, bench.reference, picture, pairs))
-    ours, others = zip(*rates, strict=True)
-    decode = median(mine / other for mine, other in zip(ours, others, strict=True))
-    print(f"decode: {median(ours):.0f} tokens/s, reference {median(others):.0f}, {decode:.2f}x")
-    print(f"answers compared: {result.compared}, different: {len(result.different)}", flush=True)
-    for mine, other in result.different[:3]:
-        print(f"  ours {mine!r}\n  reference {other!r}")
-    bench.close()
-    return {
-        **result.ratios(),
-        "decode_x": round(decode, 2),
-        "identical": not result.different,
+    try:
+        if not options.no_warm_up:  # what is slow the first time
+            compare(bench, seen[-1:], 1, _WORDS, budget_s, Comparison())
+        left = _COMPARED * (budget_s - (time.monotonic() - started))
+        compare(bench, seen, pairs, 64 if trained else _WORDS, left, result)
+        picture = seen[0].rgb
+        rates = bench.run(lambda engine: decode_pairs(engine, bench.reference, picture, pairs))
+        result.decode = rates
+        print(f"\n{name}: {bench.engine.description}\n\n{HEADER}")
+        for setting in result.pairs:
+            print(result.row(setting))
+        ours, others = (median(column) for column in zip(*rates, strict=True))
+        ratio = result.figures()["decode_x"]
+        print(f"decode: {ours:.0f} tokens/s, reference {others:.0f}, {ratio:.2f}x")
+        print(f"answers compared: {result.compared}, different: {len(result.different)}")
+        for mine, other in result.different[:3]:
+            print(f"  ours {mine!r}\n  reference {other!r}")
+        print(end="", flush=True)
+    finally:
+        bench.close()
+
+
+def summary(results: dict[str, Comparison]) -> dict[str, Any]:
+    """The figures of RESULT: by model, and the lower of both."""
+    by_model = {name: result.figures() for name, result in results.items() if result.compared}
+    named_figures = {
+        f"{key}_{name.lower().replace('-', '_')}": value
+        for name, figures in by_model.items()
+        for key, value in figures.items()
     }
+    # In bfloat16 sums of another order round otherwise, so that random weights answer otherwise.
+    counted = [figures for name, figures in by_model.items() if "bf16" not in name]
+    keys = {key for figures in counted for key in figures}
+    lowest = {key: min(one[key] for one in counted if key in one) for key in sorted(keys)}
+    return lowest | named_figures
 
 
 def add_sizes(parser: argparse.ArgumentParser) -> None:
@@ -333,23 +374,24 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--models", default="nano,180M,180M-bf16")
     add_sizes(parser)
+    parser.add_argument("--minutes", type=float, default=9.0, help="in all, more or less")
     options = parser.parse_args()
-    seen = scenes(options.pairs, options.clients)
-    figures = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in options.models.split(","):
+    names = options.models.split(",")
+    deadline = time.monotonic() + 60 * options.minutes
+    results = {name: Comparison() for name in names}
+    with (
+        reported(lambda: summary(results), limit_s=70 * options.minutes),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        seen = scenes(options.pairs, options.clients)
+        for number, name in enumerate(names):
             shape, _, precision = name.partition("-")
             directory = NANO_DIRECTORY
             if shape != "nano":
                 directory = random_models.save(shape, Path(folder, shape))
             dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-            figures[name] = run(name, directory, dtype, options, seen)
-    # In bfloat16 sums of another order round otherwise, so that random weights answer otherwise.
-    counted = {name: of_model for name, of_model in figures.items() if "bf16" not in name}
-    lowest = {
-        key: min(one[key] for one in counted.values()) for key in next(iter(figures.values()))
-    }
-    print("RESULT", json.dumps(lowest | {"models": figures}))
+            budget_s = (deadline - time.monotonic()) / (len(names) - number)
+            run(name, directory, dtype, options, seen, budget_s, results[name])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ is printed. The last line is machine-readable.
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import tempfile
 import time
 from collections.abc import Sequence
@@ -30,6 +30,7 @@ from engine import (
     HEADER,
     LONG,
     Bench,
+    Comparison,
     Scene,
     add_sizes,
     compare,
@@ -38,6 +39,7 @@ from engine import (
     request_for,
 )
 from reference import Question, Reference
+from results import reported
 
 from robobrain_ros.core.tasks import TaskKind
 from robobrain_ros.engines.config import EngineConfig
@@ -107,8 +109,9 @@ def measure(
     loaded_s = time.perf_counter() - started
     engine, picture = bench.engine, seen[0].rgb
     if not options.no_warm_up:
-        compare(bench, seen[-1:], 1, _WORDS)  # what is slow the first time
-    result = compare(bench, seen, options.pairs, _WORDS)
+        compare(bench, seen[-1:], 1, _WORDS, math.inf, Comparison())  # what is slow at first
+    result = Comparison()
+    compare(bench, seen, options.pairs, _WORDS, math.inf, result)
     long = min(LONG, options.tokens)
     rates = bench.run(lambda one: decode_pairs(one, bench.reference, picture, options.pairs, long))
     ours, others = zip(*rates, strict=True)
@@ -181,17 +184,14 @@ def main() -> None:
     options.bandwidth = bandwidth(options.device)
     name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     print(f"{date.today()}, {name}, torch {torch.__version__}, {options.bandwidth / 1e9:.0f} GB/s")
-    figures = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with reported() as figures, tempfile.TemporaryDirectory() as folder:
+        figures.update(device=name, bandwidth_gb_s=options.bandwidth / 1e9)
         for shape in options.shapes:
             dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
             directory = random_models.save(shape, Path(folder, shape), dtype=dtype)
             for precision in options.precisions:
                 key = f"{shape} {precision}"
                 figures[key] = measure(directory, shape, precision, options.device, options)
-    print(
-        "RESULT", json.dumps({"device": name, "bandwidth_gb_s": options.bandwidth / 1e9} | figures)
-    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ machine-readable.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import tempfile
 from collections import Counter
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from results import reported
 from safetensors.torch import load_file, save_file
 from support import tiny_checkpoints
 
@@ -133,7 +133,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     total: Counter[str] = Counter()
     share = -(-options.answers // len(FAMILIES))
-    with tempfile.TemporaryDirectory() as folder:
+    with reported(lambda: summary(total)), tempfile.TemporaryDirectory() as folder:
         for name, family in FAMILIES.items():
             directory = tiny_checkpoints.save(family.model_types[0], Path(folder, name))
             counts: Counter[str] = Counter()
@@ -141,9 +141,17 @@ def main() -> None:
                 counts += count(family, directory, min(PER_WEIGHTS, share - counts.total()), rng)
             print(f"{name}: {dict(counts)}", flush=True)
             total += counts
-    keys = {"unparsed": total["unparsed"] + total["unfinished"], "outside": total["outside"]}
-    keys |= {"too_many_points": total["too many"], "refusals": total["refusal"]}
-    print("RESULT", json.dumps({"answers": total.total(), **keys}))
+
+
+def summary(total: Counter[str]) -> dict[str, int]:
+    """The figures of RESULT."""
+    return {
+        "answers": total.total(),
+        "unparsed": total["unparsed"] + total["unfinished"],
+        "outside": total["outside"],
+        "too_many_points": total["too many"],
+        "refusals": total["refusal"],
+    }
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ the object's box. The last line is machine-readable.
 from __future__ import annotations
 
 import argparse
-import json
 import timeit
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from lift_views import Observation, difficulties, observations
+from results import reported
 from scipy.spatial.transform import Rotation
 
 from robobrain_ros.core.arrays import FloatArray
@@ -244,7 +244,9 @@ SETUPS = ("aligned", "other camera", "moving camera")
 
 
 def report(scores: Scores) -> dict[str, float]:
-    """Print the tables; return the metrics of the last line."""
+    """Print the tables; return the metrics of the last line, none before there are points."""
+    if not scores.seconds:
+        return {}
     print(f"{'':34}{'n':>6}{'median':>9}{'p95':>9}{'worst':>9}{'wrong':>8}{'refused':>9}   (mm)")
     rows = [("all, 0.4-1.2 m", (), EQUAL_PARTS)]
     rows += [(f"  {setup}", (setup,), EQUAL_PARTS) for setup in SETUPS]
@@ -310,16 +312,16 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=_TIMED, help="of each difficulty in a view")
     options = parser.parse_args()
     scores, rng, boxes, normals = Scores(), np.random.default_rng(0), [], []
-    for seen in observations(options.scenes, StereoDepthSensor()):
-        for sample in draw(seen, options.points, rng):
-            scores.add(seen, sample)
-            if sample.difficulty == "flat":
-                normals += normal_errors(seen, sample)
-        if not seen.far:
-            boxes += box_errors(seen)
-    report_normals(np.array(normals))
-    report_boxes(np.array(boxes))
-    print("RESULT " + json.dumps(report(scores)))
+    with reported(lambda: report(scores)):
+        for seen in observations(options.scenes, StereoDepthSensor()):
+            for sample in draw(seen, options.points, rng):
+                scores.add(seen, sample)
+                if sample.difficulty == "flat":
+                    normals += normal_errors(seen, sample)
+            if not seen.far:
+                boxes += box_errors(seen)
+        report_normals(np.array(normals))
+        report_boxes(np.array(boxes))
 
 
 if __name__ == "__main__":

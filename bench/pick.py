@@ -13,13 +13,13 @@ as the node lifts them, say how much is lost by the rest. The last line is machi
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
+from results import reported
 
 from robobrain_ros.sim.grasping import Answers, propose
 from robobrain_ros.sim.obstacles import Obstacles
@@ -80,9 +80,8 @@ def by_node(model: str) -> Iterator[Ask]:
         yield ask
 
 
-def run(scenes: int, ask: Ask) -> dict[str, list[Outcome]]:
-    """Pick one object in each scene; outcomes by kind. Failures are printed as they come."""
-    outcomes: dict[str, list[Outcome]] = defaultdict(list)
+def run(scenes: int, ask: Ask, outcomes: dict[str, list[Outcome]]) -> None:
+    """Pick one object in each scene; adds outcomes by kind. Failures are printed as they come."""
     table = Tabletop()
     seed = FIRST_SEED
     while sum(map(len, outcomes.values())) < scenes:
@@ -97,7 +96,6 @@ def run(scenes: int, ask: Ask) -> dict[str, list[Outcome]]:
                 print(f"scene {seed}, the {name}: {done.outcome.value}", flush=True)
         seed += 1
     table.close()
-    return outcomes
 
 
 def report(outcomes: dict[str, list[Outcome]]) -> dict[str, object]:
@@ -109,7 +107,7 @@ def report(outcomes: dict[str, list[Outcome]]) -> dict[str, object]:
         print(f"{kind:14}" + "".join(f"{counts[cause] or '':>14}" for cause in causes))
     everything = Counter(sum(outcomes.values(), []))
     n = everything.total()
-    return {"success": round(everything[Outcome.PICKED] / n, 3), "n": n}
+    return {"success": round(everything[Outcome.PICKED] / max(n, 1), 3), "n": n}
 
 
 def main() -> int:
@@ -118,12 +116,13 @@ def main() -> int:
     parser.add_argument("--model", default="nano", help="nano, a directory or a hub id")
     parser.add_argument("--oracle", action="store_true", help="true boxes instead of a model's")
     options = parser.parse_args()
-    if options.oracle:
-        outcomes = run(options.scenes, by_oracle)
-    else:
-        with by_node(options.model) as ask:
-            outcomes = run(options.scenes, ask)
-    print("RESULT " + json.dumps(report(outcomes)))
+    outcomes: dict[str, list[Outcome]] = defaultdict(list)
+    with reported(lambda: report(outcomes)):
+        if options.oracle:
+            run(options.scenes, by_oracle, outcomes)
+        else:
+            with by_node(options.model) as ask:
+                run(options.scenes, ask, outcomes)
     return 0
 
 

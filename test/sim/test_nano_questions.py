@@ -278,7 +278,7 @@ class TestQuestions:
                 continue
             raw = f"{question.answer}</answer>"
             answer = parse_answer(question.task, raw, FAMILY, FAMILY.openings[Think.OFF])
-            scores = scoring.score(question, view, answer, _Family, SIZE)
+            scores = scoring.score(question, view, answer, FAMILY, SIZE)
             for figure, value in scores.items():
                 best = 0 if figure in (scoring.DFD, scoring.HD, scoring.RMSE) else 1
                 if figure != scoring.COLLIDES:
@@ -289,7 +289,7 @@ class TestQuestions:
         for view, question in self.all_questions(scenes[:4]):
             if question.task in wrong and question.topic is not Topic.REFUSAL:
                 answer = parse_answer(question.task, wrong[question.task], FAMILY)
-                assert max(scoring.score(question, view, answer, _Family, SIZE).values()) == 0
+                assert max(scoring.score(question, view, answer, FAMILY, SIZE).values()) == 0
 
     def test_thoughts_are_split_from_answers(self, scenes):
         for _, question in self.all_questions(scenes[:4]):
@@ -358,9 +358,3 @@ def test_points_are_written_as_robobrain_writes_them():
 def test_box_iou():
     assert box_iou((0, 0, 10, 10), (5, 0, 15, 10)) == pytest.approx(1 / 3)
     assert box_iou((0, 0, 10, 10), (10, 0, 20, 10)) == 0
-
-
-class _Family:
-    """The part of an engine that `scoring.score` uses."""
-
-    family = FAMILY

@@ -22,6 +22,8 @@ from robobrain_ros.engines.base import EngineError, EngineOutOfMemory, EngineUna
 from robobrain_ros.engines.local.engine import FEW_NEW_TOKENS  # noqa: E402
 from robobrain_ros.engines.local.stepwise import generate, generate_together  # noqa: E402
 
+pytestmark = pytest.mark.slow  # runs models
+
 RNG = np.random.default_rng(2)
 FRAMES = RNG.integers(0, 255, (3, 120, 160, 3), dtype=np.uint8)
 PROMPTS = ("point to the {red} cup", "the mug", "box of the mug, please", "why?", "reach it")

@@ -25,6 +25,8 @@ from robobrain_ros.engines.local.decode import CudaGraphStep  # noqa: E402
 from robobrain_ros.engines.local.speculative import TrajectoryDrafter  # noqa: E402
 from robobrain_ros.engines.local.stepwise import generate, generate_together  # noqa: E402
 
+pytestmark = pytest.mark.slow  # runs models
+
 IMAGE = np.random.default_rng(4).integers(0, 255, (120, 160, 3), dtype=np.uint8)
 # Digits are their own tokens; other characters, alone or in pairs, have larger ones.
 OTHERS = ["[(", "), (", ", ", ")]", "[", "]", "(", ")", ",", " "]

@@ -36,6 +36,8 @@ from robobrain_ros.engines.local.engine import load_local_engine  # noqa: E402
 from robobrain_ros.engines.local.image_patches import resize  # noqa: E402
 from robobrain_ros.engines.local.stepwise import generate  # noqa: E402
 
+pytestmark = pytest.mark.slow  # runs models
+
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 255, (120, 160, 3), dtype=np.uint8)
 PROMPT = "point to the {red} cup"

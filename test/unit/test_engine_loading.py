@@ -23,6 +23,8 @@ from robobrain_ros.engines.local import checkpoint as checkpoint_module  # noqa:
 from robobrain_ros.engines.local import loading  # noqa: E402
 from robobrain_ros.engines.local.engine import load_local_engine  # noqa: E402
 
+pytestmark = pytest.mark.slow  # runs models
+
 
 def load(model, **settings):
     """Load a directory, or what has that name."""
@@ -239,7 +241,6 @@ def test_bitsandbytes_that_ends_its_process_or_hangs_is_survived(monkeypatch):
     assert "exit status 3" in told[0] and "timed out" in told[1]
 
 
-@pytest.mark.slow
 def test_where_bitsandbytes_works_it_is_found_to():
     pytest.importorskip("bitsandbytes")
     told = []

@@ -24,6 +24,8 @@ from robobrain_ros.engines.local.engine import load_local_engine  # noqa: E402
 from robobrain_ros.engines.local.prefix_cache import Prefix, PrefixCache, digest  # noqa: E402
 from robobrain_ros.engines.local.stepwise import generate  # noqa: E402
 
+pytestmark = pytest.mark.slow  # runs models
+
 RNG = np.random.default_rng(1)
 FRAMES = RNG.integers(0, 255, (3, 120, 160, 3), dtype=np.uint8)
 PROMPTS = ("point to the {red} cup", "point to the red can", "box of the mug", "why?", "reach it")

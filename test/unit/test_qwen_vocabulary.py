@@ -17,6 +17,8 @@ from robobrain_ros.core.parsing import parse_answer
 from robobrain_ros.core.tasks import TASKS, TaskKind, Think
 from robobrain_ros.engines.local.constrained_decoding import Grammar, restrict
 
+pytestmark = pytest.mark.slow  # runs models
+
 KINDS = [kind for kind in TaskKind if TASKS[kind].answer.has_places]
 
 

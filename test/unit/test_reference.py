@@ -40,6 +40,8 @@ from robobrain_ros.engines.local.engine import load_local_engine  # noqa: E402
 from robobrain_ros.engines.local.stepwise import generate, generate_together  # noqa: E402
 from robobrain_ros.engines.reference import load_reference_engine  # noqa: E402
 
+pytestmark = pytest.mark.slow  # runs models
+
 PATIENCE_S = 120
 IMAGE = np.random.default_rng(6).integers(0, 255, (120, 160, 3), dtype=np.uint8)
 

@@ -22,6 +22,8 @@ from robobrain_ros.core.tasks import TaskKind  # noqa: E402
 from robobrain_ros.engines.local import decode  # noqa: E402
 from robobrain_ros.engines.local.decode import CudaGraphStep, StepInput, eager_step  # noqa: E402
 
+pytestmark = pytest.mark.slow  # runs models
+
 RNG = np.random.default_rng(3)
 FRAMES = RNG.integers(0, 255, (2, 120, 160, 3), dtype=np.uint8)
 

@@ -17,6 +17,8 @@ from robobrain_ros.engines.local.image_patches import PatchExtractor, resize  # 
 from robobrain_ros.engines.local.qwen_vision import VisionTower, patch_grid  # noqa: E402
 from robobrain_ros.nano.architecture import MODEL_DIRECTORY, build_image_processor  # noqa: E402
 
+pytestmark = pytest.mark.slow  # runs models
+
 # Rows and columns of image tokens; windows are 4 tokens wide (112 pixels of 28).
 TOKENS = [(1, 1), (4, 8), (3, 3), (5, 4), (9, 12), (1, 21), (17, 23), (12, 28)]
 TOWERS = ["qwen2_5_vl", "qwen3_vl"]
