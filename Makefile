@@ -108,7 +108,7 @@ bench-lift: $(DONE)/graphics ## 3D error of lifted points against ground truth, 
 bench-engine: $(DONE)/graphics ## speedup over plain generate, with identical answers
 	@. $(VENV)/bin/activate && MUJOCO_GL=egl PYTHONPATH=. python bench/engine.py $(ARGS)
 
-bench-grammar: $(DONE)/libraries ## ten thousand answers of random models, held to their form
+bench-grammar: $(DONE)/libraries ## ten thousand answers of random models under constrained decoding
 	@. $(VENV)/bin/activate && PYTHONPATH=.:test python bench/grammar.py $(ARGS)
 
 # Answers; a tenth as many requests and images.

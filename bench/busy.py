@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the node answers everything else while its model is busy.
+"""Latency of timers and services while the model computes.
 
     make bench-busy
 

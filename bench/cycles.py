@@ -32,7 +32,7 @@ CAMERA = {"seed": 2_000_023, "rate": 10.0, "shadows": False, "width": 320, "heig
 
 
 def size_of(process: psutil.Process) -> dict[str, int]:
-    """What may leak."""
+    """Memory, threads and files of a process."""
     with process.oneshot():
         rss, threads, files = process.memory_info().rss, process.num_threads(), process.num_fds()
     return {"memory": rss, "threads": threads, "files": files}

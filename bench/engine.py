@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much sooner answers come than by the usual procedure, with the same model and answers.
+"""Speedup of the engine over plain `generate`, with the same model and answers.
 
     make bench-engine
 
@@ -106,7 +106,7 @@ def scenes(count: int, clients: int) -> list[Scene]:
 
 
 def request_for(image: NDArray[np.uint8], question: Question) -> GenerationRequest:
-    """What the node asks the engine."""
+    """The request that the node makes of a question."""
     return GenerationRequest(
         messages=(user_message(question.prompt, image),),
         opening=FAMILY.openings[Think.DEFAULT],
@@ -152,7 +152,7 @@ class Comparison:
                 self.different.append((mine.text, other))
 
     def ratio(self, setting: str) -> float:
-        """How many times sooner ours is done."""
+        """The speedup: median over the pairs."""
         return median(other / mine for mine, other in self.pairs[setting])
 
     def ratios(self) -> dict[str, float]:

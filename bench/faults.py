@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong on a robot, at random: for `bench/soak.py`."""
+"""Faults of a robot, injected at random; for bench/soak.py."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def random_requests(family: Family, rng: np.random.Generator, count: int) -> Ite
 
 def fault(kind: TaskKind, max_points: int, asked: GenerationRequest, answer: Generation,
           family: Family) -> str:  # fmt: skip
-    """What is wrong with an answer; `refusal` for [], an empty string for a good one."""
+    """The fault of an answer; `refusal` for [], an empty string for a good one."""
     if answer.finish is not FinishReason.EOS:
         return "unfinished"
     try:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the node costs: time around the engine in each request, and CPU while nobody asks.
+"""Overhead of the node: time around the engine in each request, and CPU while idle.
 
     make bench-node
 
-A camera of its own process publishes colour, depth and camera info at 30 Hz, by turns 640x480 and
+A camera of its own process publishes color, depth and camera info at 30 Hz, by turns 640x480 and
 1280x720. By turns, too, it has one of two subscribers, each a process: the brain node, active with
 the nano model, and a trivial rclpy node. A client asks whoever has its turn.
 
@@ -156,7 +156,7 @@ def _cpu_seconds(process: psutil.Process) -> float:
 
 
 class OtherPrograms:
-    """What all programs but this benchmark take: without it nobody knows what a time is worth."""
+    """CPU usage of all other programs, which disturbs the times."""
 
     def __init__(self) -> None:
         self._before = self._now()
@@ -202,9 +202,9 @@ def measure(width: int, height: int, options: argparse.Namespace) -> dict[str, f
         disturbed = others.share()
     answered = [Answered.of(*one) for one in asked["brain"] if one[2].success]
     trivial = [1000 * round_trip for round_trip, _, _ in asked["trivial"]]
-    colour, depth = np.mean(rates, axis=0)
+    color, depth = np.mean(rates, axis=0)
     print(f"\n## {width}x{height}\n")
-    print(f"Images that reached the trivial node, 1/s: colour {colour:.1f}, depth {depth:.1f}")
+    print(f"Images that reached the trivial node, 1/s: color {color:.1f}, depth {depth:.1f}")
     if not answered:
         raise SystemExit("No answer was a success.")
     print(
@@ -217,7 +217,7 @@ def measure(width: int, height: int, options: argparse.Namespace) -> dict[str, f
 
 
 def image_rates(asked: list[Asked]) -> NDArray[np.float64]:
-    """Return how many colour and depth images (2,) reach the trivial node in a second."""
+    """Return how many color and depth images (2,) reach the trivial node in a second."""
     (_, first_ns, first), (_, last_ns, last) = asked[0], asked[-1]
     counts = [np.array(response.answer.split(), np.int64) for response in (first, last)]
     return (counts[1] - counts[0]) / ((last_ns - first_ns) / 1e9)

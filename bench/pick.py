@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many objects a simulated arm picks by the node's answers.
+"""Success rate of a simulated arm that picks objects by the node's answers.
 
     make bench-pick
 

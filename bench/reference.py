@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people do today: RoboBrain's own script, one request after the other.
+"""The reference of bench/engine.py: RoboBrain's own script, one request after the other.
 
 Transformers' image processor, tokenizer and `generate`, greedy, everything read anew for each
 question. Only what would break without torchvision is replaced (the processor class, its resizing).

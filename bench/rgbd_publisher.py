@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A camera as a driver publishes it: one rendered table, its messages made once and sent on time.
 
-Colour (rgb8), its camera info and depth registered to it (16UC1), all of a frame with one stamp,
-best effort, and the camera's pose in the frame `table` on `/tf_static`. Every colour image differs
+Color (rgb8), its camera info and depth registered to it (16UC1), all of a frame with one stamp,
+best effort, and the camera's pose in the frame `table` on `/tf_static`. Every color image differs
 from the last one in a pixel, so that no cache knows it.
 """
 

@@ -61,7 +61,7 @@ REQUESTS = ((PointTo, "query"), (GroundObject, "query"), (GetAffordance, "task")
 
 @dataclass
 class Tally:
-    """What the clients saw; seconds: of answered requests, by task."""
+    """Responses that the clients got; seconds: of answered requests, by task."""
 
     codes: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))

@@ -30,7 +30,7 @@ _JSON_SPACE = r"(?: |\n{1,2}[ \t]{0,20})?"
 
 
 class Shape(Enum):
-    """What an answer is a list of."""
+    """Items of the list that an answer is."""
 
     POINTS = "points"
     POINTS_WITH_DEPTH = "points_with_depth"
@@ -38,7 +38,7 @@ class Shape(Enum):
 
 
 class Notation(Enum):
-    """How lists are written."""
+    """Notation of lists."""
 
     TUPLES = "tuples"  # RoboBrain: [(x, y), (x, y)] or [[x, y], [x, y]], and [x1, y1, x2, y2]
     JSON = "json"  # Qwen: [{"point_2d": [x, y], "label": "cup"}], perhaps after ```json

@@ -59,7 +59,7 @@ class Family:
         return self.prompts.get(kind, TASKS[kind].prompt)
 
     def answer_type(self, kind: TaskKind) -> AnswerType:
-        """What the model answers to a task; an affordance given as a point is no region yet."""
+        """The answer type of a task; an affordance given as a point is POINTS here."""
         if kind is TaskKind.AFFORDANCE and self.affordance_is_point:
             return AnswerType.POINTS
         return TASKS[kind].answer

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the robot sees at one moment, as the pipeline needs it."""
+"""Observations: an image, and the scene that its pixels are lifted in."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Scene(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """A colour image (H, W, 3) uint8 RGB and the scene that its pixels are lifted in."""
+    """A color image (H, W, 3) uint8 RGB and the scene that its pixels are lifted in."""
 
     rgb: RgbImage
     scene: Scene

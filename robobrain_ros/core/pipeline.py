@@ -77,7 +77,7 @@ class Query:
 
 
 class HasFamily(Protocol):
-    """What the pipeline needs to know of an engine, such as its Capabilities."""
+    """The part of an engine's Capabilities that the pipeline uses."""
 
     @property
     def family(self) -> Family:

@@ -34,7 +34,7 @@ class LiftStatus(IntEnum):
 class LiftedPoint:
     """A pixel lifted to 3D.
 
-    pixel: (2,) of the colour image. position: (3,) m in the target frame, None unless status is OK
+    pixel: (2,) of the color image. position: (3,) m in the target frame, None unless status is OK
     or DEPTH_PREDICTED (by the model's own depth: no normal, spread or covariance).
     orientation: quaternion in the target frame: z along the surface normal on the camera's side, x
     as near as possible to the camera's right; the identity without a normal (`has_normal`). depth:
@@ -62,7 +62,7 @@ class LiftedPoint:
 class LiftedRegion:
     """A box of the image lifted to the object that it shows.
 
-    box: (4,) x1, y1, x2, y2 in pixels of the colour image. pixel, position, orientation, depth,
+    box: (4,) x1, y1, x2, y2 in pixels of the color image. pixel, position, orientation, depth,
     spread and covariance: as of a LiftedPoint, for a point on the object's surface near the box's
     centre (pixel is the box's centre where there is none). valid_fraction: share of the box's depth
     pixels that hold depth. centre and size: (3,) m, the box around the object's visible part,

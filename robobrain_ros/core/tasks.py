@@ -34,7 +34,7 @@ class Think(IntEnum):
 
 
 class AnswerType(Enum):
-    """What a task's answer is parsed into, and which fields of a response it fills."""
+    """Type that an answer is parsed into, and the response fields that it fills."""
 
     POINTS = "points"  # `points`
     WAYPOINTS = "waypoints"  # `waypoints` (`points` of the action) and `path`

@@ -55,7 +55,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What an engine with a loaded model can do.
+    """Abilities of an engine with a loaded model.
 
     streaming: whether `report` is given text as it is generated. constrained_decoding: whether
     `answer_format` is enforced; without it the answer may have any form. sampling: whether

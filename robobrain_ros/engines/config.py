@@ -16,7 +16,7 @@ CACHE_BYTES = 256_000_000
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Which model to load, and how to run it.
+    """The model to load, and how to run it.
 
     model: a directory, a hub id, or "nano" for the model that ships with this package.
     quantization: "auto" is nf4 where there is CUDA, except for models that are small or come

@@ -54,7 +54,7 @@ _BRIDGE = CvBridge()
 
 
 def rgb_from(message: Image | CompressedImage) -> NDArray[np.uint8]:
-    """Decode a colour or grey image of any encoding that cv_bridge knows to (H, W, 3) uint8 RGB.
+    """Decode a color or grey image of any encoding that cv_bridge knows to (H, W, 3) uint8 RGB.
 
     Raises BrainError BAD_REQUEST for an image that can't be decoded, has no pixels or more than
     decoding.MAX_PIXELS.
@@ -118,15 +118,15 @@ def observation(
     if snapshot.info is None:
         raise BrainError(
             ErrorCode.NO_CAMERA_INFO,
-            "There is depth but no camera info of the colour image yet: check that the driver "
+            "There is depth but no camera info of the color image yet: check that the driver "
             "publishes it, or set the camera's info_topic.",
         )
     frames = [message.header.frame_id for message in (snapshot.color, snapshot.depth)]
     if snapshot.depth_info is None and frames[0] != frames[1]:
         raise BrainError(
             ErrorCode.NO_CAMERA_INFO,
-            f"The depth is of the frame '{frames[1]}' and colour of '{frames[0]}': set the "
-            "camera's depth_info_topic, or use a depth topic that is registered to colour "
+            f"The depth is of the frame '{frames[1]}' and color of '{frames[0]}': set the "
+            "camera's depth_info_topic, or use a depth topic that is registered to color "
             "(aligned_depth_to_color, depth_registered).",
         )
     try:

@@ -65,7 +65,7 @@ _ERROR_CODES = (
 
 @dataclass
 class Session:
-    """What is there while the node is active."""
+    """Engine, cameras and transforms of an active node."""
 
     engine: Engine
     cameras: dict[str, Camera]

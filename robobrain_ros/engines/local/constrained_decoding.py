@@ -82,7 +82,7 @@ class Grammar:
         return f'"{_ANSWER[len(begun) :]}"'
 
     def decode(self, token_ids: Sequence[int]) -> bytes:
-        """What tokens spell, which may end within a character."""
+        """Bytes that tokens stand for; they may end within a character."""
         return self._tokens.decode_bytes(list(token_ids))
 
     def tokenize(self, text: bytes) -> list[int]:
