@@ -4,7 +4,7 @@
     make bench-engine
 
 Two models: nano, and random weights of 180 M parameters in RoboBrain's proportions (its answers are
-held to the form in both procedures, or they would never end). Four settings, each timed by turns
+constrained in both procedures, or they would never end). Four settings, each timed by turns
 with the reference (`reference.py`: plain `generate`, one request after the other, nothing kept):
 
   five questions   about one frame (point, box, affordance, trajectory, words), asked one after the

@@ -53,7 +53,7 @@ class Question:
 
 class Reference:
     """Plain `generate`. trained: the model ends its answers in the right form by itself; one of
-    random weights is held to the form, by a logits processor, or it would never end.
+    random weights is constrained by a logits processor, or it would never end.
     """
 
     def __init__(

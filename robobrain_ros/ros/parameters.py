@@ -68,45 +68,45 @@ SPECS = (
     Spec(
         "quantization",
         "auto",
-        "Weights of the language part: as stored, 8 bit or 4 bit (bitsandbytes); `auto` takes nf4 "
-        "when there is a GPU, but for small models.",
+        "Quantization of the language model's weights by bitsandbytes: none, 8 bit or 4 bit; "
+        "`auto` is nf4 on a GPU, except for small models.",
         choices=("auto", "none", "int8", "nf4"),
         load_time=True,
     ),
     Spec(
         "device",
         "auto",
-        "Where the model runs; `auto` takes CUDA when there is a GPU.",
+        "Device that runs the model; `auto` is CUDA if there is a GPU.",
         choices=("auto", "cuda", "cpu"),
         load_time=True,
     ),
     Spec(
         "max_pixels",
         0,
-        "Images are scaled down to at most this many pixels before the model sees them; "
-        "0 = the checkpoint's own limit.",
+        "Larger images are scaled down to this many pixels for the model; 0 = the checkpoint's "
+        "own limit.",
         range=(0, _LONG),
         load_time=True,
     ),
     Spec(
         "image_cache",
         256,
-        "Memory for what the model has read of images, so that the next question about the same "
-        "one is answered sooner, megabytes; 0 = none.",
+        "Size of the prefix cache, which speeds up further questions about the same image, "
+        "megabytes; 0 = no cache.",
         range=(0, 1_000_000),
         load_time=True,
     ),
     Spec(
         "grammar",
         True,
-        "Hold answers to the form that their task needs, inside the image: they can't fail to "
-        "parse, and take fewer steps. Off = take what the model writes.",
+        "Constrained decoding: answers follow the grammar of their task, so they can be parsed, "
+        "lie in the image and take fewer steps. Off = free text.",
         load_time=True,
     ),
     Spec(
         "max_new_tokens",
         768,
-        "Longest answer, thinking included, in tokens.",
+        "Maximum length of an answer including thinking, tokens.",
         range=(1, 32768),
     ),
     Spec(
@@ -119,92 +119,90 @@ SPECS = (
     Spec(
         "target_frame",
         "",
-        "Frame of the 3D results when a request names none; empty = the camera's optical frame.",
+        "Default TF frame of 3D results; empty = the camera's optical frame.",
     ),
     Spec(
         "request_timeout",
         30.0,
-        "Seconds that a request may take when it names no timeout.",
+        "Default timeout of a request, seconds.",
         range=(0.01, 3600.0),
     ),
     Spec(
         "image_timeout",
         2.0,
-        "Seconds to wait for a fresh image before NO_IMAGE or IMAGE_STALE.",
+        "Maximum time to wait for a new image before NO_IMAGE or IMAGE_STALE, seconds.",
         range=(0.0, 60.0),
     ),
     Spec(
         "max_image_age",
         1.0,
-        "The newest image is refused as stale when it is older than this, seconds.",
+        "Maximum age of the newest image before IMAGE_STALE, seconds.",
         range=(0.01, 3600.0),
     ),
     Spec(
         "sync_tolerance",
         0.02,
-        "Color and depth belong together when their stamps differ by at most this, seconds.",
+        "Maximum difference between the stamps of paired color and depth images, seconds.",
         range=(0.0, 1.0),
     ),
     Spec(
         "tf_timeout",
         0.5,
-        "Seconds to wait for the transform at the image's stamp.",
+        "Maximum time to wait for the transform at the image's stamp, seconds.",
         range=(0.0, 10.0),
     ),
-    Spec("min_depth", 0.1, "Depth nearer than this is OUT_OF_RANGE, metres.", range=(0.0, 100.0)),
-    Spec(
-        "max_depth", 10.0, "Depth farther than this is OUT_OF_RANGE, metres.", range=(0.0, 1000.0)
-    ),
+    Spec("min_depth", 0.1, "Minimum depth, metres; less is OUT_OF_RANGE.", range=(0.0, 100.0)),
+    Spec("max_depth", 10.0, "Maximum depth, metres; more is OUT_OF_RANGE.", range=(0.0, 1000.0)),
     Spec(
         "fixed_frame",
         "",
-        "A frame that stands still while the cameras move, such as odom, map, or an arm's base: "
-        "it ties together depth and color of different moments or cameras; empty = target_frame.",
+        "TF frame that is fixed in the world while the cameras move, such as odom, map, or an "
+        "arm's base. Depth and color of different stamps or cameras are joined through it; "
+        "empty = target_frame.",
     ),
     Spec(
         "depth_noise",
         0.0025,
-        "Standard deviation of the depth at one metre, where it grows with its square, metres; "
-        "for stereo the disparity's error over focal length times baseline (default: RealSense "
-        "D435).",
+        "Standard deviation of depth at one metre, growing with the square of the depth, metres; "
+        "for stereo: disparity error / (focal length * baseline). Default: RealSense D435.",
         range=(0.0, 1.0),
     ),
     Spec(
         "depth_noise_floor",
         0.0005,
-        "Standard deviation that the depth has however near, metres.",
+        "Minimum standard deviation of depth, metres.",
         range=(0.00001, 1.0),
     ),
     Spec(
         "pixel_noise",
         0.5,
-        "Standard deviation of a result's place in the image, depth pixels.",
+        "Standard deviation of the position of a result in the image, depth pixels.",
         range=(0.0, 100.0),
     ),
     Spec(
         "path_height",
         "interpolate",
-        "Where the waypoints of a trajectory are: on the depth behind each pixel, on the way from "
-        "the first one's depth to the last one's, or lifted above the surface by path_clearance.",
+        "Depth of a trajectory's waypoints: `surface` = measured at each pixel, `interpolate` = "
+        "interpolated from the first to the last one's, `lift` = path_clearance above the surface.",
         choices=("interpolate", "surface", "lift"),
     ),
     Spec(
         "path_clearance",
         0.05,
-        "How far path_height `lift` stays above the surface, metres.",
+        "Distance from the surface with path_height `lift`, metres.",
         range=(0.0, 10.0),
     ),
     Spec(
         "max_batch",
         8,
-        "Requests that the model answers at once, token by token in turn.",
+        "Maximum number of requests that are decoded as one batch.",
         range=(1, 64),
         load_time=True,
     ),
     Spec(
         "max_pending",
         8,
-        "Requests that may wait beside those; one more is answered BUSY.",
+        "Maximum number of requests that wait beside those; one more is answered BUSY.",
         range=(1, 1024),
         load_time=True,
     ),
