@@ -60,6 +60,16 @@ class UnparsableAnswer(AnswerError):
     """The answer is cut off, or not in a form that the task can use."""
 
 
+class TruncatedAnswer(UnparsableAnswer):
+    """The answer reached the limit of tokens before it was complete."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(
+            f"The model's answer was cut off after {tokens} tokens: raise max_new_tokens, set "
+            "max_points, or turn thinking off."
+        )
+
+
 class EmptyAnswer(AnswerError):
     """The model answered that there is nothing to report."""
 
@@ -134,8 +144,31 @@ def _data(text: str, task: Task) -> Mapping[str, Any]:
     return data
 
 
+def is_complete(answer_type: AnswerType, raw: str, opening: str = "") -> bool:
+    """Whether a generation that reached the limit of tokens has all of its answer.
+
+    Text has if the thinking before it has ended. Coordinates and data have if they are one closed
+    list or object, or if other text follows the last bracket: `(1, 2), (3, 4)` without a list
+    around it may have gone on.
+    """
+    try:
+        _, text = split_thinking(raw, opening)
+    except UnparsableAnswer:
+        return False
+    if answer_type is AnswerType.TEXT:
+        return True
+    depth, outermost, last = 0, 0, 0
+    for bracket in _BRACKET.finditer(text):
+        depth += 1 if bracket[0] in "([{" else -1
+        outermost += depth == 0
+        last = bracket.end()
+    follows = text[last:].strip(" ,;`\t\r\n")
+    return depth == 0 and (outermost == 1 or (outermost > 1 and bool(follows)))
+
+
 # Innermost bracket pairs. No pattern backtracks further than to the previous bracket.
 _GROUP = re.compile(r"\(([^()\[\]]*)\)|\[([^()\[\]]*)\]")
+_BRACKET = re.compile(r"[()\[\]{}]")
 _JSON_GROUP = re.compile(r'"(?:bbox|point)(?:_2d)?"\s*:\s*\[([^()\[\]]*)\]')
 _NUMBER = re.compile(
     r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf(?:inity)?)",

@@ -24,7 +24,9 @@ from robobrain_ros.core.parsing import (
     Answer,
     AnswerError,
     EmptyAnswer,
+    TruncatedAnswer,
     UnparsableAnswer,
+    is_complete,
     parse_answer,
 )
 from robobrain_ros.core.requests import (
@@ -121,6 +123,9 @@ def infer(
     points: list[LiftedPoint] = []
     regions: list[LiftedRegion] = []
     try:
+        truncated = generation.finish is FinishReason.LENGTH
+        if truncated and not is_complete(query.task.answer, generation.text, opening):
+            raise TruncatedAnswer(generation.tokens_out)
         answer = parse_answer(query.kind, generation.text, family, opening)
         if seen is not None and query.task.answer.has_places:
             pixels, boxes = _in_camera_pixels(answer, query, family, generation, seen)

@@ -31,7 +31,7 @@ from robobrain_ros.core.answered_request import AnsweredRequest
 from robobrain_ros.core.errors import BrainError, ErrorCode
 from robobrain_ros.core.input_text import object_name
 from robobrain_ros.core.observations import Observation
-from robobrain_ros.core.requests import Generation
+from robobrain_ros.core.requests import FinishReason, Generation
 from robobrain_ros.core.results import Lifted, Result
 from robobrain_ros.core.tasks import TASKS, AnswerType
 from robobrain_ros.msg import LiftedPoint as LiftedPointMsg
@@ -173,7 +173,7 @@ def _fields(result: Result, header: Header) -> dict[str, Any]:
     if answer_type is AnswerType.REGIONS:
         return {"regions": [lifted_region(region, header) for region in result.regions]}
     if not answer_type.has_places:
-        return {}
+        return {"truncated": result.generation.finish is FinishReason.LENGTH}
     points = [lifted_point(point, header) for point in result.points]
     if answer_type is AnswerType.POINTS:
         return {"points": points}

@@ -104,12 +104,13 @@ def test_the_fields_of_each_task():
     )
     assert both(services.GroundObject) == ({"query": "string"}, {"regions": regions})
     asked = {"query": "string", "images": "sequence<sensor_msgs/Image>", "window_s": "float"}
-    assert both(services.Ask) == (asked, {})
+    assert both(services.Ask) == (asked, {"truncated": "boolean"})
     assert extra(Infer.Goal, COMMON_REQUEST) == asked | {"task": "uint8", "max_points": "uint32"}
     assert extra(Infer.Result, COMMON_RESPONSE) == {
         "points": points,
         "regions": regions,
         "path": "nav_msgs/Path",
+        "truncated": "boolean",
     }
     assert types(Infer.Feedback) == {"stage": "uint8", "text": "string", "tokens": "uint32"}
 

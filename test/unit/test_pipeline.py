@@ -34,15 +34,22 @@ INTRINSICS = Intrinsics(WIDTH, HEIGHT, np.array([[500, 0, 320], [0, 500, 240], [
 class ScriptedEngine:
     """Says `text`."""
 
-    def __init__(self, text: str, family: str = "robobrain2_3b", stops: bool = False) -> None:
+    def __init__(
+        self,
+        text: str,
+        family: str = "robobrain2_3b",
+        stops: bool = False,
+        finish: FinishReason = FinishReason.EOS,
+    ) -> None:
         self.family = FAMILIES[family]
         self.requests = []
         self._text = text
         self._stops = stops
+        self._finish = finish
 
     def answer(self, request):
         self.requests.append(request)
-        finish = FinishReason.EOS
+        finish = self._finish
         if self._stops:
             while not request.stop():
                 time.sleep(0.001)
@@ -234,3 +241,53 @@ def test_predicted_depth_is_the_fallback_where_the_sensor_has_a_hole():
     np.testing.assert_allclose(predicted.position, ((480 - 320) / 500 * 1.5, 0, 1.5), atol=1e-9)
     assert not predicted.has_normal and not predicted.covariance.any()
     assert beyond.status is LiftStatus.DEPTH_HOLE and beyond.position is None
+
+
+def cut_off(text, kind=TaskKind.POINT, family="robobrain2", think=Think.OFF):
+    """The result of an answer that reached the limit of tokens."""
+    engine = ScriptedEngine(text, family, finish=FinishReason.LENGTH)
+    query = Query(kind, "the red can", think=think)
+    return inferred(engine, query, view, StopSignal(time.monotonic() + 10))[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "family", "think"),
+    [
+        ("[(10, 10), (20, 20), (3", TaskKind.POINT, "robobrain2", Think.OFF),
+        ("[(10, 10), (20, 20)", TaskKind.TRAJECTORY, "robobrain2", Think.OFF),
+        ("(10, 10), (20, 20)", TaskKind.TRAJECTORY, "robobrain2", Think.OFF),
+        ("The path is (10, 10), (20, 20), ", TaskKind.TRAJECTORY, "robobrain2", Think.OFF),
+        ("[10, 10, 200, 20", TaskKind.GROUNDING, "robobrain2", Think.OFF),
+        ('[{"bbox_2d": [1, 2, 30, 40]},', TaskKind.GROUNDING, "qwen2_5_vl", Think.OFF),
+        ("It is left of", TaskKind.POINT, "robobrain2", Think.OFF),
+        ("The can is left of", TaskKind.POINT, "robobrain2", Think.ON),
+        ("The can is left of", TaskKind.ASK, "robobrain2", Think.ON),
+        ("left</think><answer>", TaskKind.POINT, "robobrain2", Think.ON),
+        ("left</think><answer>[(10, 10), (20", TaskKind.POINT, "robobrain2", Think.ON),
+    ],
+)
+def test_an_answer_that_is_cut_off_is_no_success(text, kind, family, think):
+    with pytest.raises(UnparsableAnswer, match=r"cut off after 10 tokens: raise max_new_tokens"):
+        cut_off(text, kind, family, think)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("[(10, 10), (20, 20)]", TaskKind.POINT),
+        ("[(10, 10), (20, 20)] are on the can, and", TaskKind.POINT),
+        ("(10, 10), (20, 20) are on the can, and", TaskKind.POINT),
+        ("The box is [10, 10, 200, 20].", TaskKind.GROUNDING),
+    ],
+)
+def test_coordinates_that_are_complete_at_the_limit_of_tokens_are_an_answer(text, kind):
+    result = cut_off(text, kind)
+    assert len(result.points) + len(result.regions) >= 1
+
+
+def test_text_that_is_cut_off_is_an_answer_and_nothing_is_none():
+    result = cut_off("There are two cans and", TaskKind.ASK)
+    assert result.answer.text == "There are two cans and"
+    assert result.generation.finish is FinishReason.LENGTH
+    with pytest.raises(EmptyAnswer):
+        cut_off(" ", TaskKind.ASK)

@@ -83,6 +83,27 @@ def test_answers_are_those_of_the_local_engine(engine, reference):
     assert {one.finish for one in ours} == {FinishReason.EOS, FinishReason.LENGTH}
 
 
+def test_an_answer_is_complete_or_at_the_limit_of_tokens(engine, reference):
+    """Forced tokens that the limit cut off once made an answer without its bracket complete."""
+    form = answer_format(TaskKind.POINT, engine.capabilities.family, 2)
+
+    def answer(one, max_new_tokens):
+        asked = ask("the cup", IMAGE, max_new_tokens=max_new_tokens, answer_format=form)
+        return generate(one, asked)
+
+    whole = answer(engine, 100)
+    assert whole.finish is FinishReason.EOS
+    for one, limits in (
+        (engine, range(1, whole.tokens_out)),
+        (reference, (1, whole.tokens_out - 1)),
+    ):
+        for limit in limits:
+            cut = answer(one, limit)
+            assert (cut.finish, cut.tokens_out) == (FinishReason.LENGTH, limit)
+            assert whole.text.startswith(cut.text) and cut.text != whole.text
+        assert answer(one, whole.tokens_out).finish is FinishReason.EOS
+
+
 def test_conversations_and_samples_are_those_of_the_local_engine(engine, reference):
     messages = (
         Message(Role.SYSTEM, (Text("Be brief."),)),

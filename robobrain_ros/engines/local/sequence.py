@@ -165,10 +165,13 @@ class Sequence:
 
     def _append(self, tokens: list[int]) -> None:
         limit = self.request.options.max_new_tokens
-        tokens = tokens[: limit - len(self._tokens)]
+        room = limit - len(self._tokens)
+        fits = len(tokens) <= room
+        tokens = tokens[:room]
         self._tokens += tokens
         self.pending = tokens
-        complete = self._constraint is not None and self._constraint.finished
+        # The constraint has accepted all of the tokens, also those that there is no room for.
+        complete = self._constraint is not None and self._constraint.finished and fits
         if complete or (self._tokens and self._tokens[-1] in self._end_ids):
             self.finish = FinishReason.EOS
         elif len(self._tokens) >= limit:
