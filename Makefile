@@ -77,7 +77,7 @@ docs: $(BUILT) ## the generated pages docs/parameters.md and docs/interfaces.md
 # As environment variables, so that no shell reads the user's text.
 demo: export DEMO_IMAGE := $(value IMAGE)
 demo: export DEMO_QUERY := $(value QUERY)
-demo: $(BUILT) ## five questions about a simulated table, or QUERY="the red can", also with IMAGE=photo.jpg
+demo: $(BUILT) ## five questions about a simulated table, or QUERY="the red tray", also with IMAGE=photo.jpg
 	@$(ROS) && options=() && \
 	{ [ -z "$$DEMO_IMAGE" ] || options+=("--image=$$DEMO_IMAGE"); } && \
 	{ [ -z "$$DEMO_QUERY" ] || options+=("--query=$$DEMO_QUERY"); } && \

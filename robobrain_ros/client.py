@@ -15,12 +15,12 @@ from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.task import Future
 
-from robobrain_ros import srv
 from robobrain_ros.core.tasks import TASKS
 from robobrain_ros.ros.executors import SpinThread
+from robobrain_ros.ros.responses import service_type
 from robobrain_ros.srv import Ask, GetAffordance, GroundObject, PointTo, PredictTrajectory
 
-_NAMES = {getattr(srv, task.interface): task.service for task in TASKS.values()}
+_NAMES = {service_type(task): task.service for task in TASKS.values()}
 _POLL_S = 0.05  # for a service that isn't there yet
 
 

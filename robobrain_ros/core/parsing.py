@@ -84,8 +84,8 @@ def split_thinking(raw: str, opening: str = "") -> tuple[str, str]:
     thinking, closed, answer = (opening + raw).rpartition("</think>")
     if "<think>" in answer:
         raise UnparsableAnswer(
-            "The model was still thinking when its answer was cut off: "
-            "allow more tokens or a longer timeout, or turn thinking off."
+            "The model's thinking has no end, and so there is no answer: raise max_new_tokens, or "
+            "turn thinking off."
         )
     if "<answer>" in answer:
         answer = answer.rpartition("<answer>")[2]
@@ -141,7 +141,8 @@ def _data(text: str, task: Task) -> Mapping[str, Any]:
             f"The model's answer is not {wanted} ({_shown(text)}): rephrase the request, turn "
             "constrained decoding on, or choose another model."
         )
-    return data
+    known = (task.schema or {}).get("properties", data)
+    return {name: value for name, value in data.items() if name in known}
 
 
 def is_complete(answer_type: AnswerType, raw: str, opening: str = "") -> bool:

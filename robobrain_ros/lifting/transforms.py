@@ -136,6 +136,6 @@ class TransformLookup:
             return matrix_from_transform(look_up())
         except self._errors as error:
             raise TransformUnavailable(
-                f"{what}: {error}. Check that every frame between the two is published, with the "
-                "camera's clock, and that the frame names are correct."
+                f"{what}: {str(error).rstrip(' .')}. Check that every frame between the two is "
+                "published, with the camera's clock, and that the frame names are correct."
             ) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
@@ -31,9 +30,8 @@ from robobrain_ros.core.answered_request import AnsweredRequest
 from robobrain_ros.core.errors import BrainError, ErrorCode
 from robobrain_ros.core.input_text import object_name
 from robobrain_ros.core.observations import Observation
-from robobrain_ros.core.requests import FinishReason, Generation
+from robobrain_ros.core.requests import Generation
 from robobrain_ros.core.results import Lifted, Result
-from robobrain_ros.core.tasks import TASKS, AnswerType
 from robobrain_ros.msg import LiftedPoint as LiftedPointMsg
 from robobrain_ros.msg import LiftedRegion as LiftedRegionMsg
 from robobrain_ros.msg import Timing
@@ -57,7 +55,7 @@ def rgb_from(message: Image | CompressedImage) -> NDArray[np.uint8]:
     """Decode a color or grey image of any encoding that cv_bridge knows to (H, W, 3) uint8 RGB.
 
     Raises BrainError BAD_REQUEST for an image that can't be decoded, has no pixels or more than
-    decoding.MAX_PIXELS.
+    image_codecs.MAX_PIXELS.
     """
     try:
         _check_size(message)
@@ -77,7 +75,7 @@ def rgb_from(message: Image | CompressedImage) -> NDArray[np.uint8]:
 def _check_size(message: Image | CompressedImage) -> None:
     """Raise ValueError for a raw image that nothing can be seen in, or that is too large."""
     if isinstance(message, CompressedImage):
-        return  # decoding.py does it
+        return  # image_codecs.py does it
     pixels = message.width * message.height
     if not pixels:
         raise ValueError("it has no pixels")
@@ -151,33 +149,6 @@ def _depth_from(message: Image | CompressedImage) -> tuple[NDArray[np.generic], 
     if message.encoding == "16UC1" and message.step == 2 * message.width and in_order:
         return _as_it_is(message, np.uint16), message.encoding
     return _BRIDGE.imgmsg_to_cv2(message, desired_encoding="passthrough"), message.encoding
-
-
-def fill_response(response: Any, result: Result, header: Header) -> None:
-    """Put a result into the response of a service or the action; header: of the 3D positions.
-
-    Fields are filled by name, those that the response doesn't have are left out.
-    """
-    response.success = True
-    response.answer = result.answer.text
-    response.thinking = result.answer.thinking
-    for name, value in _fields(result, header).items():
-        if hasattr(response, name):
-            setattr(response, name, value)
-
-
-def _fields(result: Result, header: Header) -> dict[str, Any]:
-    answer_type = TASKS[result.answer.kind].answer
-    if answer_type is AnswerType.DATA:
-        return dict(result.answer.data)
-    if answer_type is AnswerType.REGIONS:
-        return {"regions": [lifted_region(region, header) for region in result.regions]}
-    if not answer_type.has_places:
-        return {"truncated": result.generation.finish is FinishReason.LENGTH}
-    points = [lifted_point(point, header) for point in result.points]
-    if answer_type is AnswerType.POINTS:
-        return {"points": points}
-    return {"points": points, "waypoints": points, "path": path(result.points, header)}
 
 
 def lifted_point(point: LiftedPoint, header: Header) -> LiftedPointMsg:

@@ -106,6 +106,11 @@ class ManagedNode(LifecycleNodeMixin, Node):
         """Lifecycle state: id and label."""
         return self._get_state(GetState.Request(), GetState.Response()).current_state
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether a transition to configured is under way."""
+        return self._changing and self.state().id == State.PRIMARY_STATE_UNCONFIGURED
+
     def on_camera_thread(self, callback: Callable, *arguments: Any) -> None:
         """Call on the thread that spins `cameras`, or at once before it is spun."""
         if self.cameras.executor is None:

@@ -19,7 +19,7 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from robobrain_ros.core.results import Lifted, Result
-from robobrain_ros.core.tasks import TaskKind
+from robobrain_ros.core.tasks import TASKS, AnswerType
 from robobrain_ros.ros.conversions import box_3d, point_message, pose_of
 from robobrain_ros.tf_projection import LiftedRegion
 from robobrain_ros.visualization.style import (
@@ -108,7 +108,7 @@ class _Answer:
             return []
         distance = float(np.median([one.depth for _, one in shown]))
         self.unit = min(max(distance, _NEAREST), _FARTHEST)
-        if result.answer.kind is TaskKind.TRAJECTORY:
+        if TASKS[result.answer.kind].answer is AnswerType.WAYPOINTS:
             self._path([one for _, one in shown])
         for number, lifted in shown:
             self._point(lifted)

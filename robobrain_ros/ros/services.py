@@ -17,7 +17,6 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from robobrain_ros import srv
 from robobrain_ros.core.answered_request import AnsweredRequest, ResultListener
 from robobrain_ros.core.cancellation import StopSignal
 from robobrain_ros.core.errors import BrainError, ErrorCode
@@ -43,6 +42,7 @@ from robobrain_ros.ros.event_loop import EventLoop, Send
 from robobrain_ros.ros.metrics import Metrics
 from robobrain_ros.ros.publishers import AnswerDisplay, ResultPublisher
 from robobrain_ros.ros.request_checks import has_own_image, query_from, timeout_from
+from robobrain_ros.ros.responses import fill_response, service_type
 from robobrain_ros.tf_projection import (
     LiftOptions,
     LiftParameters,
@@ -121,7 +121,7 @@ class RequestServer:
         self._acquisition = Acquisition(node, loop)
         for task in TASKS.values():
             serve = partial(self._serve, task)
-            interface = getattr(srv, task.interface)
+            interface = service_type(task)
             loop.create_service(interface, f"~/{task.service}", serve)
 
     def add_listener(self, listener: ResultListener) -> None:
@@ -201,7 +201,7 @@ class RequestServer:
     ) -> None:
         session = self.session
         if session is None:
-            raise _not_active()
+            raise _not_active(self._node)
         limit = self._value("max_new_tokens")
         query = query_from(
             kind, text, request, session.engine.capabilities.family, session.cameras, limit
@@ -220,7 +220,7 @@ class RequestServer:
             )
             follow_ups = await self._loop.wait_for(job)
         except CancelledError:  # the node was cleaned up while the request was queued
-            stop.set(_not_active())
+            stop.set(_not_active(self._node))
             stop.check()
             raise
         finally:
@@ -259,7 +259,11 @@ class RequestServer:
 
         result, seen = yield from infer(engine, query, observe, run.stop, run.report)
         total = time.monotonic() - run.started
-        conversions.fill_response(response, result, view.target_header)
+        try:
+            fill_response(response, result, view.target_header)
+        except AnswerError as error:
+            error.answer, error.generation = result.answer.text, result.generation
+            raise
         response.timing = conversions.timing(result.generation, result.lift_s, total, waited)
         if run.send is not None:
             run.send(response)
@@ -321,9 +325,15 @@ def as_brain_error(error: Exception) -> BrainError | None:
     return None
 
 
-def _not_active() -> BrainError:
+def _not_active(node: Any) -> BrainError:
+    name = node.get_fully_qualified_name()
+    if node.is_loading:
+        return BrainError(
+            ErrorCode.NOT_ACTIVE,
+            f"The node {name} is loading its model: ask again when it is active.",
+        )
     return BrainError(
         ErrorCode.NOT_ACTIVE,
-        "The node is not active: configure and activate it "
-        "(ros2 lifecycle set /robobrain configure, then activate).",
+        f"The node {name} is not active: configure and activate it "
+        f"(ros2 lifecycle set {name} configure, then activate).",
     )

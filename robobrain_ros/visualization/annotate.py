@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from robobrain_ros.core.arrays import arc_lengths
 from robobrain_ros.core.results import Lifted, LiftedPoint, LiftedRegion, LiftStatus, Result
-from robobrain_ros.core.tasks import TaskKind
+from robobrain_ros.core.tasks import TASKS, AnswerType
 from robobrain_ros.visualization.canvas import Canvas, samples
 from robobrain_ros.visualization.fonts import Font
 from robobrain_ros.visualization.placing import Box, LabelPlacer
@@ -37,10 +37,9 @@ _FAILURES = {
     LiftStatus.NO_TRANSFORM: "no transform",
 }
 _NOUNS = {
-    TaskKind.POINT: ("point", "points"),
-    TaskKind.TRAJECTORY: ("waypoint", "waypoints"),
-    TaskKind.GROUNDING: ("box", "boxes"),
-    TaskKind.AFFORDANCE: ("place", "places"),
+    AnswerType.POINTS: ("point", "points"),
+    AnswerType.WAYPOINTS: ("waypoint", "waypoints"),
+    AnswerType.REGIONS: ("region", "regions"),
 }
 _MAX_DISTANCES = 8  # with more results, labels are only numbers
 _MAX_NUMBERS = 24  # with more results, every second, third, … one is numbered
@@ -59,7 +58,8 @@ def draw(
     annotation = _Annotation(rgb, color)
     lifted: list[Lifted] = [*result.points, *result.regions]
     track = np.array([point.pixel for point in result.points], np.float64).reshape(-1, 2)
-    is_path = result.answer.kind is TaskKind.TRAJECTORY and bool((track != track[:1]).any())
+    answer_type = TASKS[result.answer.kind].answer
+    is_path = answer_type is AnswerType.WAYPOINTS and bool((track != track[:1]).any())
     # Shapes come first, so that the caption and the labels can keep off all of them.
     if is_path:
         annotation.path(track)
@@ -228,11 +228,11 @@ class _Annotation:
 
 def _reply(result: Result) -> str:
     """Return the text of an answer, or the number of its results and of those in 3D."""
-    kind = result.answer.kind
-    if kind is TaskKind.ASK:
+    answer_type = TASKS[result.answer.kind].answer
+    if not answer_type.has_places:
         return one_line(result.answer.text)
     results: list[Lifted] = [*result.points, *result.regions]
-    count = f"{len(results)} {_NOUNS[kind][len(results) != 1]}"
+    count = f"{len(results)} {_NOUNS[answer_type][len(results) != 1]}"
     in_3d = sum(one.position is not None for one in results)
     if in_3d == len(results) or not any(one.status in _FAILURES for one in results):
         return count

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from robobrain_ros.core.errors import ErrorCode
+from robobrain_ros.core.tasks import TASKS, AnswerType
 from robobrain_ros.tf_projection import LiftStatus
 
 pytest.importorskip("robobrain_ros.msg", reason="needs a ROS 2 shell: run `make test`")
@@ -22,7 +23,7 @@ from robobrain_ros.action import Infer
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path for kind in ("msg", "srv", "action") for path in (ROOT / kind).iterdir())
-SERVICES = ("PointTo", "GetAffordance", "PredictTrajectory", "GroundObject", "Ask")
+SERVICES = tuple(task.interface for task in TASKS.values())
 COMMON_REQUEST = {
     "camera": "string",
     "target_frame": "string",
@@ -113,6 +114,14 @@ def test_the_fields_of_each_task():
         "truncated": "boolean",
     }
     assert types(Infer.Feedback) == {"stage": "uint8", "text": "string", "tokens": "uint32"}
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.interface)
+def test_requests_and_responses_have_the_fields_of_their_task(task):
+    service = getattr(services, task.interface)
+    assert set(task.fields.values()) <= types(service.Request).keys()
+    if task.answer is AnswerType.DATA:
+        assert task.schema["properties"].keys() <= types(service.Response).keys()
 
 
 def test_thinking_has_the_same_values_everywhere():

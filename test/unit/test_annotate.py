@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import MappingProxyType
+
 import numpy as np
 import pytest
 from support.sample_results import answer, between, hole, point, region
 
 from robobrain_ros.core.results import Result
-from robobrain_ros.core.tasks import TaskKind
+from robobrain_ros.core.tasks import TASKS, AnswerType, TaskKind
 from robobrain_ros.tf_projection import LiftStatus
+from robobrain_ros.visualization import annotate
 from robobrain_ros.visualization.annotate import draw
 from robobrain_ros.visualization.style import INK, PALETTE, WHITE
 
@@ -184,3 +188,12 @@ def test_many_points_are_drawn_and_some_numbered():
     grid = [point((40 + 20 * column, 120 + 15 * row)) for row in range(20) for column in range(28)]
     image = drawn(answer(TaskKind.POINT, grid))
     assert sum(near(image[int(p.pixel[1]), int(p.pixel[0])], COLOR) for p in grid) > 450
+
+
+def test_the_answer_of_a_task_in_words_or_data_is_written_below_its_query(monkeypatch):
+    """A task that annotate.py had never heard of left the image without an answer."""
+    for answer_type in (AnswerType.TEXT, AnswerType.DATA):
+        task = replace(TASKS[TaskKind.POINT], answer=answer_type)
+        tasks = MappingProxyType({**TASKS, TaskKind.POINT: task})
+        monkeypatch.setattr(annotate, "TASKS", tasks)
+        assert annotate._reply(answer(TaskKind.POINT, text='{"count": 3}')) == '{"count": 3}'

@@ -336,6 +336,8 @@ def count_instead_of_ask(monkeypatch):
 )
 def test_a_task_with_a_schema_has_its_properties(count_instead_of_ask, raw):
     assert parse_answer(TaskKind.ASK, raw, QWEN).data == {"count": 3}
+    more = raw.replace("}", ', "success": false}')
+    assert parse_answer(TaskKind.ASK, more, QWEN).data == {"count": 3}
     assert QWEN.build_prompt(TaskKind.ASK, text="cups.") == "How many cups are there?"
 
 
