@@ -72,12 +72,13 @@ def main() -> None:
     """Print the table and the RESULT line."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--shape", default="180M", choices=random_models.SHAPES)
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     picture = color_image(rng.integers(0, 255, (480, 640, 3), dtype=np.uint8), "rgb8")
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     with reported() as figures, tempfile.TemporaryDirectory() as folder:
-        model = str(random_models.save("180M", Path(folder, "180M")))
+        model = str(random_models.save(options.shape, Path(folder, "model")))
         parameters = {"model": model, "max_new_tokens": 16384, "request_timeout": 600.0}
         with NodeProcess("busy_brain", parameters), BrainClient() as client:
             client.wait_for_node(60.0)

@@ -109,7 +109,7 @@ def measure(
     loaded_s = time.perf_counter() - started
     engine, picture = bench.engine, seen[0].rgb
     if not options.no_warm_up:
-        compare(bench, seen[-1:], 1, _WORDS, math.inf, Comparison())  # what is slow at first
+        bench.warm_up(seen[-1], _WORDS)
     result = Comparison()
     compare(bench, seen, options.pairs, _WORDS, math.inf, result)
     long = min(LONG, options.tokens)

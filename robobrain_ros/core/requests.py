@@ -99,6 +99,10 @@ class GenerationOptions:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ValueError(f"the temperature is {self.temperature}: it must be 0 or more")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}: it must be 1 or more")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise ValueError(f"the seed is {self.seed}: it must be from 0 to 2^63 - 1")
 
 
 GREEDY = GenerationOptions()

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from robobrain_ros.core.arrays import BoolArray, FloatArray, arc_lengths
-from robobrain_ros.core.results import IDENTITY_QUATERNION, LiftedPoint
+from robobrain_ros.core.results import IDENTITY_QUATERNION, LiftedPoint, LiftStatus
 from robobrain_ros.lifting.intrinsics import ray_directions
 from robobrain_ros.lifting.transforms import checked_rigid
 
@@ -52,6 +52,8 @@ def apply_path_height(
     stays at its pixel, and a straight line in the image is straight in space. These waypoints are
     marked as interpolated and have no normal; status, spread and valid_fraction remain those of the
     depth at the pixel. Waypoints before the first or after the last measured one are unchanged.
+
+    A depth that the model has predicted is that of the gripper, and stays under every policy.
 
     LIFT moves each position along +z of the target frame, or towards the camera where the target
     frame is the camera's own, in which the direction up is unknown. Everything else, including the
@@ -94,7 +96,8 @@ def _interpolated(
 ) -> list[LiftedPoint]:
     # A pixel outside the lens model has no ray to be placed on.
     has_ray: BoolArray = np.all(np.isfinite(rays), axis=1)
-    measured = [i for i, point in enumerate(waypoints) if point.position is not None and has_ray[i]]
+    known = [point.position is not None and not _is_predicted(point) for point in waypoints]
+    measured = [i for i, is_known in enumerate(known) if is_known and has_ray[i]]
     if len(measured) < 2:
         return waypoints
     first, last = waypoints[measured[0]], waypoints[measured[-1]]
@@ -105,6 +108,8 @@ def _interpolated(
     positions = points @ target[:3, :3].T + target[:3, 3]
     for row in range(1, len(between) - 1):
         t = fractions[row]
+        if _is_predicted(waypoints[between[row]]):
+            continue
         waypoints[between[row]] = replace(
             waypoints[between[row]],
             position=positions[row],
@@ -117,6 +122,11 @@ def _interpolated(
     return waypoints
 
 
+def _is_predicted(waypoint: LiftedPoint) -> bool:
+    """Whether the model has predicted the depth of the gripper itself, not of what it passes."""
+    return waypoint.status is LiftStatus.DEPTH_PREDICTED
+
+
 def _arc_fractions(rays: FloatArray) -> FloatArray:
     """Fractions (N,), 0 to 1, of the polyline's arc length at rays (N, 2)."""
     lengths = arc_lengths(rays)
@@ -126,7 +136,7 @@ def _arc_fractions(rays: FloatArray) -> FloatArray:
 
 
 def _lifted(waypoint: LiftedPoint, target: FloatArray, clearance: float) -> LiftedPoint:
-    if waypoint.position is None:
+    if waypoint.position is None or _is_predicted(waypoint):
         return waypoint
     if not np.allclose(target, np.eye(4), rtol=0, atol=1e-9):
         return replace(waypoint, position=waypoint.position + [0.0, 0.0, clearance])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from bisect import bisect_left, insort
@@ -23,7 +24,7 @@ class FrameBuffer(Generic[Frame]):
 
     The newest frames are all held. Those before them are held for `duration` seconds before the
     newest one, thinned to one for each period of `rate`, so that at most
-    `newest + duration * rate + 1` frames are held whatever rate they arrive at.
+    `newest + ceil(duration * rate) + 1` frames are held whatever rate they arrive at.
     """
 
     def __init__(
@@ -37,8 +38,10 @@ class FrameBuffer(Generic[Frame]):
 
         rate: frames per second. newest: number of frames.
         """
-        if duration < 0 or rate <= 0 or newest < 1:
-            raise ValueError(f"duration {duration} s, rate {rate} Hz, or newest {newest} too small")
+        if not (0 <= duration < math.inf and 0 < rate < math.inf and newest >= 1):
+            raise ValueError(
+                f"duration {duration} s, rate {rate} Hz or newest {newest} is out of range"
+            )
         self._stamp = stamp
         self._duration_ns = round(duration * _NS)
         self._period_ns = _NS / rate
@@ -59,9 +62,9 @@ class FrameBuffer(Generic[Frame]):
             reset = bool(self._newest) and stamp < self._stamp(self._newest[-1]) - _RESET_NS
             if reset:
                 self._clear()
-            if len(self._newest) == self._capacity:
-                self._retire(self._newest.pop(0))
             insort(self._newest, frame, key=self._stamp)
+            if len(self._newest) > self._capacity:
+                self._retire(self._newest.pop(0))
             self._expire()
             listeners = tuple(self._listeners)
         for listener in listeners:
@@ -105,7 +108,8 @@ class FrameBuffer(Generic[Frame]):
 
         def unsubscribe() -> None:
             with self._lock:
-                self._listeners.remove(listener)
+                if listener in self._listeners:
+                    self._listeners.remove(listener)
 
         return unsubscribe
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load and faults together: `make soak` and `make cycles`, in short."""
+"""Benchmarks with nodes, in short: `make soak`, `make cycles` and `make bench-busy`."""
+
+import os
 
 import pytest
-from support.programs import result_of, run_benchmark
+from support.programs import ROOT, result_of, run_benchmark
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
@@ -24,3 +26,12 @@ def test_lifecycle_cycles_leave_no_thread_and_no_file_behind():
     assert (result["failed"], result["unanswered"], result["exit_status"]) == (0, 0, 0)
     assert (result["threads_more"], result["files_more"]) == (0, 0)
     assert run.returncode == 0
+
+
+def test_latencies_are_measured_while_the_model_computes(monkeypatch):
+    """The file of this benchmark's node was once empty, and nobody noticed."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "bench"), prepend=os.pathsep)
+    run = run_benchmark("busy.py", "--seconds", "1", "--shape", "tiny")
+    result = result_of(run)
+    assert {"timer_max_ms", "get_parameters_max_ms", "get_state_max_ms"} <= result.keys()
+    assert result["complete"] is True and run.returncode == 0

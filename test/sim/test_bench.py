@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -65,3 +67,25 @@ def test_answers_of_random_models_are_usable(result_of):
 def test_picks_by_true_boxes_are_counted(result_of):
     result = result_of("pick", "--oracle", "--scenes", "1")
     assert result["n"] == 1 and 0 <= result["success"] <= 1
+
+
+@pytest.mark.parametrize("ends", ["os.kill(os.getpid(), 15)", "time.sleep(60)", "pass"])
+def test_a_benchmark_that_is_stopped_prints_what_there_is(ends):
+    code = f"""
+import os, time
+from results import reported
+with reported(lambda: dict(n=3), limit_s=1.0) as figures:
+    figures["first"] = 1
+    {ends}
+    figures["second"] = 2
+"""
+    environment = os.environ | {"PYTHONPATH": str(BENCH)}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    result = json.loads(run.stdout.removeprefix("RESULT "))
+    complete = ends == "pass"
+    assert result == {"first": 1, "n": 3, "complete": complete} | (
+        {"second": 2} if complete else {}
+    )
+    assert run.returncode == (143 if "kill" in ends else 0)

@@ -198,3 +198,30 @@ def test_a_step_that_fails_ends_those_in_progress_and_the_engine_lives(
     assert all(isinstance(outcome, EngineError) for outcome in outcomes.values())
     assert engine.memory().answers == 0 and engine.memory().images == 0
     assert same(generate(engine, request), before)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_sequence_that_fails_leaves_the_others_running(engine, cached):
+    """One whose first token failed stayed in the batch, and its end ended the engine's thread."""
+
+    def report(stage, text, tokens):
+        if stage is Stage.DECODING:
+            raise ValueError("the client's own mistake")
+
+    engine.clear_cache()
+    if cached:
+        generate(engine, ask(PROMPTS[0], FRAMES[1], max_new_tokens=2))
+    good = ask(PROMPTS[0], FRAMES[0], max_new_tokens=12)
+    alone = generate(engine, good)
+    handles = [engine.start(good)]
+    handles.append(engine.start(ask(PROMPTS[1], FRAMES[1], max_new_tokens=12, report=report)))
+    answer, failure = finish(engine, handles)
+    assert same(answer, alone)
+    assert isinstance(failure, EngineUnavailable)
+    assert same(generate(engine, good), alone)
+
+
+def test_the_smallest_temperature_is_as_good_as_greedy(engine):
+    greedy = generate(engine, ask(PROMPTS[0], FRAMES[0], max_new_tokens=8))
+    coldest = ask(PROMPTS[0], FRAMES[0], max_new_tokens=8, temperature=5e-324, seed=1)
+    assert generate(engine, coldest).text == greedy.text

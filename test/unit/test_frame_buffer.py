@@ -90,13 +90,6 @@ def test_late_frames_are_in_order_in_the_past_too():
     assert max(stamps) in held
 
 
-def test_a_frame_that_is_later_than_all_those_held_displaces_the_oldest_only():
-    frames = buffer(newest=3)
-    for stamp in (100, 200, 300, 50):
-        frames.append(stamp * MS)
-    assert frames.newest() == (50 * MS, 200 * MS, 300 * MS)
-
-
 def test_a_jump_back_in_time_drops_what_was_held():
     frames = buffer(duration=5.0, rate=5.0)
     filled(frames, 3, 30, start=100 * S)
@@ -156,3 +149,31 @@ def test_a_frame_ends_the_wait_for_the_latest():
 def test_impossible_sizes_are_refused(wrong):
     with pytest.raises(ValueError):
         buffer(**wrong)
+
+
+def test_a_late_frame_takes_the_place_of_no_newer_one():
+    frames = buffer(newest=3)
+    for stamp in (100, 200, 300, 50):
+        frames.append(stamp * MS)
+    assert frames.newest() == (100 * MS, 200 * MS, 300 * MS)
+    one = buffer(newest=1)
+    for stamp in (10 * S, 10 * S - 100 * MS):
+        one.append(stamp)
+    assert one.last_stamp() == 10 * S
+
+
+@pytest.mark.parametrize(
+    "options", [{"rate": float("nan")}, {"rate": float("inf")}, {"duration": float("nan")}]
+)
+def test_settings_that_are_no_numbers_are_refused(options):
+    with pytest.raises(ValueError, match="out of range"):
+        buffer(**options)
+
+
+def test_a_subscription_may_be_ended_twice():
+    frames, seen = buffer(), []
+    end = frames.subscribe(seen.append)
+    end()
+    end()
+    frames.append(1)
+    assert not seen

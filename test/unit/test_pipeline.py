@@ -15,7 +15,7 @@ from robobrain_ros.core.families import FAMILIES
 from robobrain_ros.core.observations import Observation
 from robobrain_ros.core.parsing import EmptyAnswer, UnparsableAnswer
 from robobrain_ros.core.pipeline import Query, infer
-from robobrain_ros.core.requests import FinishReason, Generation, Stage
+from robobrain_ros.core.requests import FinishReason, Generation, GenerationOptions, Stage
 from robobrain_ros.core.tasks import TaskKind, Think
 from robobrain_ros.tf_projection import (
     DepthImage,
@@ -291,3 +291,19 @@ def test_text_that_is_cut_off_is_an_answer_and_nothing_is_none():
     assert result.generation.finish is FinishReason.LENGTH
     with pytest.raises(EmptyAnswer):
         cut_off(" ", TaskKind.ASK)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_new_tokens": 0},
+        {"max_new_tokens": -1},
+        {"seed": -1},
+        {"seed": 2**70},
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+    ],
+)
+def test_options_that_no_engine_can_follow_are_refused_at_once(options):
+    with pytest.raises(ValueError):
+        GenerationOptions(**options)

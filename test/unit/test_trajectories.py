@@ -280,3 +280,29 @@ def test_order_and_inputs_are_kept_and_positions_stay_on_the_line(drawn, policy,
             assert not point.interpolated or (
                 depths[0] * (1 - 1e-12) <= point.depth <= depths[1] * (1 + 1e-12)
             )
+
+
+@pytest.mark.parametrize("policy", PathHeight)
+def test_a_predicted_depth_stays_and_holds_no_line(policy):
+    """It was overwritten, or stood in for a measured end, with the status left as it was."""
+    points, rays = line(CURVED, [1.0, 0.4, None, 0.5, 1.2])
+    for index in (1, 3):
+        points[index] = replace(points[index], status=LiftStatus.DEPTH_PREDICTED)
+    placed = through(points, rays, policy)
+    for index in (1, 3):
+        assert not placed[index].interpolated
+        np.testing.assert_array_equal(placed[index].position, points[index].position)
+    ends, _ = line(CURVED, [1.0, None, None, None, 1.2])
+    expected = through(ends, rays, policy)
+    for index in (0, 2, 4):
+        assert placed[index].depth == expected[index].depth
+        assert placed[index].interpolated == expected[index].interpolated
+
+
+def test_predictions_at_the_ends_leave_what_is_measured_between_them():
+    points, rays = line(CURVED[:3], [0.6, 2.0, 0.6])
+    for index in (0, 2):
+        points[index] = replace(points[index], status=LiftStatus.DEPTH_PREDICTED)
+    placed = through(points, rays, PathHeight.INTERPOLATE)
+    assert [point.depth for point in placed] == [0.6, 2.0, 0.6]
+    assert not any(point.interpolated for point in placed)

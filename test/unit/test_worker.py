@@ -521,3 +521,29 @@ def test_a_thread_that_ends_by_itself_leaves_nobody_waiting():
         worker.run(asking())
     assert len(told) == 1 and "Traceback" in told[0]
     assert engine.closed == 1 and worker.running == 0
+
+
+def raising():
+    raise ValueError("the client's own mistake")
+
+
+def test_a_stop_that_raises_ends_its_request_and_nothing_else(worker):
+    """It ended the engine's thread, and with it every other client's requests."""
+    over = threading.Event()
+    running = worker.generate(ask("", max_new_tokens=10**9, stop=over.is_set))
+    waiting = worker.run(asking(stop=raising), stop=raising)
+    assert waiting.result(PATIENCE_S).finish is FinishReason.STOPPED
+    assert not running.done()
+    over.set()
+    assert running.result(PATIENCE_S).finish is FinishReason.STOPPED
+    assert worker.run(asking()).result(PATIENCE_S).tokens_out == 1
+    assert worker.failure is None
+
+
+def test_work_that_yields_no_request_gets_an_error_and_nobody_else_does(worker):
+    def wrong():
+        yield "no request"
+
+    with pytest.raises(AttributeError):
+        worker.run(wrong()).result(PATIENCE_S)
+    assert worker.run(asking()).result(PATIENCE_S).tokens_out == 1

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -194,7 +196,7 @@ class LocalEngine:
             self._running.clear()
             self.clear_cache()
             free_caches()
-        outcomes += [(sequence, sequence.generation()) for sequence in self._finished]
+        outcomes += [(one, one.failure or one.generation()) for one in self._finished]
         self._finished.clear()
         return outcomes
 
@@ -261,7 +263,12 @@ class LocalEngine:
             raise
         sequence.finish_prefill(offset)
         self._running.append(sequence)
-        self._choose([sequence], logits[None])
+        try:
+            self._choose([sequence], logits[None])
+        except BaseException:
+            self._running.pop()
+            runner.cache.remove(row)
+            raise
         self._retire(runner)
 
     def _advance(self) -> None:
@@ -295,17 +302,27 @@ class LocalEngine:
             sequence.draft(width - len(sequence.pending))
 
     def _choose(self, sequences: list[Sequence], logits: torch.Tensor) -> None:
-        """Advance each sequence by the tokens that it chooses; logits: (B, W, V)."""
+        """Advance each sequence by the tokens that it chooses; logits: (B, W, V).
+
+        What one sequence makes fail, such as its `report`, is no failure of the others.
+        """
         for sequence, of_one in zip(sequences, logits, strict=True):
-            sequence.restrict(of_one[0])
+            self._isolated(sequence, partial(sequence.restrict, of_one[0]))
         likeliest = logits[:, 0].argmax(-1).tolist()  # one synchronization with the device
         for sequence, best, of_one in zip(sequences, likeliest, logits, strict=True):
-            sequence.advance(sequence.choose(of_one[0], best), of_one)
+            if sequence.failure is None:
+                self._isolated(sequence, partial(sequence.choose_and_advance, of_one, best))
+
+    def _isolated(self, sequence: Sequence, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as failure:  # noqa: BLE001
+            sequence.failure = typed_failure(failure, self._device)
 
     def _retire(self, runner: ModelRunner) -> int:
         """Release the rows of finished sequences; returns the number that go on."""
         for row in reversed(range(len(self._running))):
-            if self._running[row].finish is not None:
+            if self._running[row].has_ended:
                 runner.cache.remove(row)
                 self._finished.append(self._running[row])
                 self._running[row] = self._running[-1]

@@ -125,7 +125,7 @@ class Scheduler:
                     f"{len(self._queue)} requests are waiting for the model already: "
                     "ask again later."
                 )
-            job = Job(priority, next(self._numbers), work, stop)
+            job = Job(priority, next(self._numbers), work, stops_when_it_fails(stop))
             self._queue.push(job)
             self._changed.notify()
         return job.future
@@ -261,9 +261,9 @@ class Scheduler:
     def _request(self, engine: StepwiseEngine, job: Job, request: GenerationRequest) -> None:
         """Pass a job's request to the engine, or have it wait until others have freed memory."""
         job.request = request
-        stop = request.stop
-        stoppable = replace(request, stop=lambda: self._closing.is_set() or stop())
         try:
+            stop = stops_when_it_fails(request.stop)
+            stoppable = replace(request, stop=lambda: self._closing.is_set() or stop())
             handle = engine.start(stoppable)
         except EngineOutOfMemory as error:
             if self._running and not stop():
@@ -309,6 +309,18 @@ class Scheduler:
         """Make room; called before the future is resolved."""
         with self._changed:
             self._started -= 1
+
+
+def stops_when_it_fails(stop: Callable[[], bool]) -> Callable[[], bool]:
+    """A client's `stop` whose exceptions mean True: they must not end the engine's thread."""
+
+    def guarded() -> bool:
+        try:
+            return stop()
+        except Exception:  # noqa: BLE001
+            return True
+
+    return guarded
 
 
 def _single(request: GenerationRequest) -> Work[Generation]:

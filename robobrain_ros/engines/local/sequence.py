@@ -54,6 +54,7 @@ class Sequence:
         self.pending: list[int] = []
         self.drafted: list[int] = []
         self.finish: FinishReason | None = None
+        self.failure: EngineError | None = None
         self._tokens: list[int] = []
         self._constraint = constraint
         self._speculation = speculation
@@ -70,6 +71,11 @@ class Sequence:
     def max_slots(self) -> int:
         """Slots that it may need."""
         return self.prompt.length + self.request.options.max_new_tokens
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is finished or has failed."""
+        return self.finish is not None or self.failure is not None
 
     def start_prefill(self) -> list[int]:
         """Return the forced tokens that the answer begins with; they are prefilled, too."""
@@ -107,6 +113,10 @@ class Sequence:
         if self._sampler is not None:
             return self._sampler(logits)
         return int(logits.argmax()) if likeliest is None else likeliest
+
+    def choose_and_advance(self, logits: Tensor, likeliest: int) -> None:
+        """Choose the next token, and advance by it; logits: (W, V), as `advance` takes them."""
+        self.advance(self.choose(logits[0], likeliest), logits)
 
     def advance(self, token: int, logits: Tensor) -> None:
         """Append the chosen token, the tokens forced after it, and the drafts that prove right.
@@ -206,7 +216,7 @@ class Sampler:
 
     def __call__(self, logits: Tensor) -> int:
         """Draw a token by its logits (V,); on the CPU, where a seed means the same everywhere."""
-        exact = logits.float().cpu()
+        exact = logits.double().cpu()  # in which no temperature above 0 becomes 0
         # The maximum is subtracted first: the smallest temperatures would overflow otherwise.
         weights = torch.softmax((exact - exact.max()) / self._temperature, -1)
         return int(torch.multinomial(weights, 1, generator=self._generator))
