@@ -27,15 +27,20 @@ from robobrain_ros.client import BrainClient, NoAnswer
 from robobrain_ros.core.errors import ErrorCode
 from robobrain_ros.sim.processes import NodeProcess, environment
 
+_LOOKS, _LOOK_PERIOD_S = 10, 0.02
 CLIENTS = 2
 CAMERA = {"seed": 2_000_023, "rate": 10.0, "shadows": False, "width": 320, "height": 240}
 
 
 def size_of(process: psutil.Process) -> dict[str, int]:
-    """Memory, threads and files of a process."""
-    with process.oneshot():
-        rss, threads, files = process.memory_info().rss, process.num_threads(), process.num_fds()
-    return {"memory": rss, "threads": threads, "files": files}
+    """Memory, threads and files of a process; of several looks the fewest, as some are ending."""
+    looks = []
+    for _ in range(_LOOKS):
+        with process.oneshot():
+            looks.append((process.num_threads(), process.num_fds(), process.memory_info().rss))
+        time.sleep(_LOOK_PERIOD_S)
+    threads, files, memory = map(min, zip(*looks, strict=True))
+    return {"memory": memory, "threads": threads, "files": files}
 
 
 def client_thread(stop: threading.Event, codes: Counter[str], number: int) -> None:
