@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
@@ -78,23 +77,14 @@ class Query:
         return self.task.long_answer or self.think is Think.ON
 
 
-class HasFamily(Protocol):
-    """The part of an engine's Capabilities that the pipeline uses."""
-
-    @property
-    def family(self) -> Family:
-        """Of the model that answers."""
-        ...
-
-
 def infer(
-    engine: HasFamily,
+    family: Family,
     query: Query,
     observe: Callable[[], Observation],
     stop: StopSignal,
     report: Report | None = None,
 ) -> Generator[GenerationRequest, Generation, tuple[Result, Observation | None]]:
-    """Answer one query about one observation; return both.
+    """Answer one query about one observation by a model of `family`; return both.
 
     A generator, for `Engine.run`: it yields the request to the model and is sent the generation,
     so that other requests have their turn meanwhile. observe: called once, here, so that decoding
@@ -104,7 +94,6 @@ def infer(
     """
     stop.check()
     seen = observe() if query.task.needs_image else None
-    family = engine.family
     opening = family.openings[query.think]
     prompt = family.build_prompt(query.kind, text=query.text, **query.values)
     generation = yield GenerationRequest(

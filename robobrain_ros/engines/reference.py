@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -35,9 +36,7 @@ from robobrain_ros.core.requests import (
 )
 from robobrain_ros.engines.base import (
     Capabilities,
-    EngineError,
     EngineUnavailable,
-    LoadError,
     Memory,
     Progress,
     silent,
@@ -51,6 +50,7 @@ from robobrain_ros.engines.local.loading import (
     end_token_ids,
     free_caches,
     load_model,
+    try_out,
     typed_failure,
 )
 from robobrain_ros.engines.local.memory_estimate import free_bytes, stored_bytes
@@ -73,14 +73,8 @@ def load_reference_engine(config: EngineConfig, progress: Progress = silent) -> 
     engine = ReferenceEngine(checkpoint, placement, inputs, model, config)
     gray = np.full((112, 112, 3), 128, np.uint8)
     messages, options = (user_message("the cup", gray),), GenerationOptions(max_new_tokens=1)
-    try:
-        generate(engine, GenerationRequest(messages=messages, options=options))
-    except EngineError as error:
-        engine.close()
-        raise LoadError(
-            f"The model in {directory} was loaded but can't answer (without quantization it may): "
-            f"{error}"
-        ) from error
+    request = GenerationRequest(messages=messages, options=options)
+    try_out(engine, checkpoint, partial(generate, engine, request))
     return engine
 
 
@@ -91,6 +85,7 @@ class _Job:
     request: GenerationRequest
     inputs: dict[str, Tensor]
     sent_sizes: Sizes
+    constraint: Constraint | None
     started: float
     prepared: float
 
@@ -142,8 +137,8 @@ class ReferenceEngine:
             request.report(Stage.PREPROCESSING, "", 0)
         inputs, sent_sizes = self._inputs.encode(request)
         check_length(inputs["input_ids"].shape[1], request, self._max_tokens)
-        constrain(self._grammar, request, sent_sizes)  # to refuse what can't be answered
-        job = _Job(request, inputs, sent_sizes, started, time.monotonic())
+        constraint = constrain(self._grammar, request, sent_sizes)
+        job = _Job(request, inputs, sent_sizes, constraint, started, time.monotonic())
         self._waiting.append(job)
         return job
 
@@ -177,7 +172,7 @@ class ReferenceEngine:
 
     def _generate(self, job: _Job) -> Generation:
         request = job.request
-        constraint = constrain(self._grammar, request, job.sent_sizes)
+        constraint = job.constraint
         stop = _Stop(request, None if constraint is None else ConstrainedLogits(constraint))
         stream = _Stream(request, self._inputs.stream())
         tokens: list[int] = []

@@ -41,13 +41,14 @@ def fill_response(response: Any, result: Result, header: Header) -> None:
     values don't fit the fields.
     """
     types = response.get_fields_and_field_types()
-    fields = _fields(result, header)
-    if TASKS[result.answer.kind].answer is AnswerType.DATA:
-        named = {name: fields[name] for name in fields if name in types and name not in COMMON}
-        fields = {name: _typed(name, value, types[name]) for name, value in named.items()}
+    is_data = TASKS[result.answer.kind].answer is AnswerType.DATA
+    fields = {
+        name: _typed(name, value, types[name]) if is_data else value
+        for name, value in _fields(result, header).items()
+        if name in types and name not in COMMON
+    }
     for name, value in fields.items():
-        if name in types:
-            setattr(response, name, value)
+        setattr(response, name, value)
     response.answer = result.answer.text
     response.thinking = result.answer.thinking
     response.success = True

@@ -20,6 +20,7 @@ from std_msgs.msg import Header
 from robobrain_ros.core.answered_request import AnsweredRequest, ResultListener
 from robobrain_ros.core.cancellation import StopSignal
 from robobrain_ros.core.errors import BrainError, ErrorCode
+from robobrain_ros.core.families import Family
 from robobrain_ros.core.input_text import sanitize_error
 from robobrain_ros.core.observations import Observation
 from robobrain_ros.core.parsing import AnswerError, EmptyAnswer, UnparsableAnswer
@@ -27,7 +28,6 @@ from robobrain_ros.core.pipeline import Query, infer
 from robobrain_ros.core.requests import Generation, GenerationRequest, Report
 from robobrain_ros.core.tasks import TASKS, Task, TaskKind
 from robobrain_ros.engines.base import (
-    Capabilities,
     Engine,
     EngineBusy,
     EngineError,
@@ -203,16 +203,15 @@ class RequestServer:
         if session is None:
             raise _not_active(self._node)
         limit = self._value("max_new_tokens")
-        query = query_from(
-            kind, text, request, session.engine.capabilities.family, session.cameras, limit
-        )
+        family = session.engine.capabilities.family
+        query = query_from(kind, text, request, family, session.cameras, limit)
         stop = run.stop
         stop.deadline = run.started + timeout_from(request, self._value("request_timeout"))
         self._underway.add(stop)
         try:
             view = await self._view(request, query, session, stop)
             response.header = view.header
-            work = self._infer(session.engine.capabilities, query, view, run, response)
+            work = self._infer(family, query, view, run, response)
             job = session.engine.run(
                 work,
                 priority=Priority.BACKGROUND if query.expects_long_answer else Priority.PERCEPTION,
@@ -245,7 +244,7 @@ class RequestServer:
         return _View(snapshot, poses)
 
     def _infer(
-        self, engine: Capabilities, query: Query, view: _View, run: _Run, response: Any
+        self, family: Family, query: Query, view: _View, run: _Run, response: Any
     ) -> Generator[GenerationRequest, Generation, list[Callable[[], None]]]:
         """Run on the engine's thread, as its work: answer, then tell the listeners.
 
@@ -257,7 +256,7 @@ class RequestServer:
         def observe() -> Observation:
             return conversions.observation(view.snapshot, view.poses, options)
 
-        result, seen = yield from infer(engine, query, observe, run.stop, run.report)
+        result, seen = yield from infer(family, query, observe, run.stop, run.report)
         total = time.monotonic() - run.started
         try:
             fill_response(response, result, view.target_header)

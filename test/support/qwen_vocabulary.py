@@ -17,29 +17,14 @@ from tokenizers import AddedToken
 from transformers import Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from robobrain_ros.nano.tokenizer import SPECIAL_TOKENS
 from support.tiny_checkpoints import CHAT_TEMPLATE
 
 LOGITS = 151_936
 """Of Qwen2.5-VL-3B and RoboBrain2.0-3B, padding included."""
 
-# In the order of their ids, from 151,643 on: as in the checkpoints' tokenizer_config.json.
-_SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|object_ref_start|>",
-    "<|object_ref_end|>",
-    "<|box_start|>",
-    "<|box_end|>",
-    "<|quad_start|>",
-    "<|quad_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
-# Tokens of their own as well, which decoding keeps. <think> and <answer> are none.
+# After nano's SPECIAL_TOKENS, which are Qwen's in the order of their ids, from 151,643 on: tokens
+# of their own as well, which decoding keeps. <think> and <answer> are none.
 _PLAIN_TOKENS = (
     "<tool_call>",
     "</tool_call>",
@@ -69,7 +54,7 @@ def qwen_tokenizer() -> Qwen2Tokenizer:
         unk_token=None,
         chat_template=CHAT_TEMPLATE,
     )
-    tokenizer.add_tokens([AddedToken(text, special=True) for text in _SPECIAL_TOKENS])
+    tokenizer.add_tokens([AddedToken(text, special=True) for text in SPECIAL_TOKENS])
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in _PLAIN_TOKENS])
     tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
     return tokenizer

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from support.requests import ask  # noqa: E402
+from support.requests import answered_in_stagger, ask  # noqa: E402
 
 from robobrain_ros.core.answer_formats import answer_format  # noqa: E402
 from robobrain_ros.core.parsing import EmptyAnswer, parse_answer  # noqa: E402
@@ -68,13 +68,7 @@ def test_answers_that_begin_while_others_are_in_progress(engine):
     asked = list(requests(engine))
     alone = [generate(engine, request) for request in asked]
     engine.clear_cache()
-    handles, outcomes = [], {}
-    for request in asked:
-        handles.append(engine.start(request))
-        outcomes |= dict(engine.step())
-    while len(outcomes) < len(handles):
-        outcomes |= dict(engine.step())
-    assert all(same(outcomes[handle], one) for handle, one in zip(handles, alone, strict=True))
+    assert all(map(same, answered_in_stagger(engine, asked), alone))
 
 
 def test_short_prompts_about_a_cached_image_are_prefilled_in_a_decode_step(engine, monkeypatch):

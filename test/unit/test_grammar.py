@@ -169,8 +169,9 @@ def test_answers_do_not_exhaust_a_matcher(monkeypatch):
     200 boxes reach.
     """
 
-    def compile_limited(tokens, lark):
+    def compile_limited(tokens, answer_format, sent_size, prefix):
         limits = LLParserLimits(max_lexer_states=3000)
+        lark = answer_format.lark(sent_size, prefix)
         return LLMatcher(tokens, LLMatcher.grammar_from_lark(lark), limits=limits)
 
     def answer_with_boxes() -> None:

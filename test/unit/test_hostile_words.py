@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -136,8 +135,7 @@ def inferred(raw: str, kind: TaskKind = TaskKind.POINT, family=FAMILY, max_point
     """What the node makes of a model's answer."""
     seen = Observation(np.zeros((*SIZE[::-1], 3), np.uint8), DepthScene())
     query = Query(kind, "cup", Think.DEFAULT, max_points)
-    engine = SimpleNamespace(family=family)
-    work = infer(engine, query, lambda: seen, StopSignal(math.inf))
+    work = infer(family, query, lambda: seen, StopSignal(math.inf))
     next(work)
     try:
         work.send(Generation(raw, FinishReason.EOS, (SIZE,), 9, 9, 0, 0.0, 0.0, 0.0))

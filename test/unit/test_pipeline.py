@@ -59,7 +59,7 @@ class ScriptedEngine:
 
 def inferred(engine, query, observe, stop, report=None):
     """What the worker does with `infer`."""
-    work = infer(engine, query, observe, stop, report)
+    work = infer(engine.family, query, observe, stop, report)
     try:
         work.send(engine.answer(next(work)))
     except StopIteration as end:

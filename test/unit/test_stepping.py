@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from support.requests import ask  # noqa: E402
+from support.requests import answered_in_stagger, ask  # noqa: E402
 
 from robobrain_ros.core.answer_formats import answer_format  # noqa: E402
 from robobrain_ros.core.tasks import TaskKind  # noqa: E402
@@ -51,13 +51,7 @@ def answers(engine):
         ask("the cup" * n, FRAMES[n % 2], max_new_tokens=5 + 7 * n, answer_format=form)
         for n, form in zip(range(1, 10), forms, strict=False)
     ]
-    handles, outcomes = [], {}
-    for request in asked:
-        handles.append(engine.start(request))
-        outcomes |= dict(engine.step())
-    while len(outcomes) < len(handles):
-        outcomes |= dict(engine.step())
-    return [outcomes[handle].text for handle in handles]
+    return [answer.text for answer in answered_in_stagger(engine, asked)]
 
 
 def test_answers_in_fixed_shapes_are_those_of_eager_steps(engine, graphs, warnings, monkeypatch):

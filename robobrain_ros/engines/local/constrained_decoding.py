@@ -71,9 +71,11 @@ class Grammar:
         is_thinking = _THINK in opening.rpartition(_END_OF_THOUGHT)[2]
         return Constraint(self, answer_format, sent_size, is_thinking)
 
-    def matcher(self, lark: str) -> LLMatcher:
-        """A new matcher of a grammar."""
-        return self._compiled(lark).deep_copy()
+    def matcher(
+        self, answer_format: AnswerFormat, sent_size: tuple[int, int], prefix: str = ""
+    ) -> LLMatcher:
+        """A new matcher of answers in a format, after `prefix` (an expression of Lark)."""
+        return self._compiled(answer_format, sent_size, prefix).deep_copy()
 
     def tag_after(self, begun: bytes) -> str:
         """<answer> as an expression of Lark, without its bytes that the last token has `begun`."""
@@ -106,7 +108,7 @@ class Constraint:
         self._sent = sent_size
         self._answer: list[int] = []
         # Compiled before the thinking too, so that a format that can't be is refused at once.
-        self._matcher = grammar.matcher(answer_format.lark(sent_size))
+        self._matcher = grammar.matcher(answer_format, sent_size)
         self._thought: bytes | None = b"" if is_thinking else None  # its last bytes
 
     @property
@@ -173,7 +175,7 @@ class Constraint:
         # The last token may have begun the tag ("><"); anything else in it is passed over.
         begun = rest if _ANSWER.encode().startswith(rest) else b""
         prefix = self._grammar.tag_after(begun)
-        self._matcher = self._grammar.matcher(self._format.lark(self._sent, prefix))
+        self._matcher = self._grammar.matcher(self._format, self._sent, prefix)
 
     def _consume(self, token_id: int) -> bool:
         """Go on by a token of the answer, and return whether it was allowed."""
@@ -227,7 +229,10 @@ def _set_bits(places: Collection[int], size: int) -> bytes:
     return bits.to_bytes(-(-size // 32) * 4, "little")
 
 
-def _compile(tokens: LLTokenizer, lark: str) -> LLMatcher:
+def _compile(
+    tokens: LLTokenizer, answer_format: AnswerFormat, sent_size: tuple[int, int], prefix: str
+) -> LLMatcher:
+    lark = answer_format.lark(sent_size, prefix)
     matcher = LLMatcher(tokens, LLMatcher.grammar_from_lark(lark))
     if matcher.is_error():
         raise RuntimeError(f"this answer format can't be compiled: {matcher.get_error()[:500]}")

@@ -25,7 +25,6 @@ from robobrain_ros.engines.base import (
     EngineError,
     EngineOutOfMemory,
     EngineUnavailable,
-    LoadError,
     Memory,
     Progress,
     silent,
@@ -46,6 +45,7 @@ from robobrain_ros.engines.local.loading import (
     free_caches,
     load_model,
     load_processor,
+    try_out,
     typed_failure,
 )
 from robobrain_ros.engines.local.memory_estimate import USABLE, free_bytes, stored_bytes
@@ -83,14 +83,7 @@ def load_local_engine(config: EngineConfig, progress: Progress = silent) -> Loca
     model = load_model(checkpoint, placement)
     engine = LocalEngine(checkpoint, placement, processor, model, config, progress)
     progress("warming up")
-    try:
-        engine.warm_up()
-    except EngineError as error:
-        engine.close()
-        raise LoadError(
-            f"The model in {directory} was loaded but can't answer (without quantization it may): "
-            f"{error}"
-        ) from error
+    try_out(engine, checkpoint, engine.warm_up)
     return engine
 
 

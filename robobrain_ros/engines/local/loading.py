@@ -6,7 +6,7 @@ import gc
 import logging
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from robobrain_ros.engines.base import (
 from robobrain_ros.engines.config import EngineConfig
 from robobrain_ros.engines.local.checkpoint import Checkpoint, first_line
 from robobrain_ros.engines.local.processor import Processor
+from robobrain_ros.engines.local.stepwise import StepwiseEngine
 
 # The vision tower's widths don't fit nf4's kernels, and it is small beside the language model.
 NOT_QUANTIZED = ["model.visual", "lm_head"]
@@ -208,6 +209,18 @@ def _copy_mapped_weights(model: PreTrainedModel) -> None:
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.device.type == "cpu":
             tensor.data = tensor.data.clone()
+
+
+def try_out(engine: StepwiseEngine, checkpoint: Checkpoint, answer: Callable[[], object]) -> None:
+    """Have a loaded engine answer once; LoadError, and the engine closed, if it can't."""
+    try:
+        answer()
+    except EngineError as error:
+        engine.close()
+        raise LoadError(
+            f"The model in {checkpoint.directory} was loaded but can't answer (without "
+            f"quantization it may): {error}"
+        ) from error
 
 
 def load_failure(checkpoint: Checkpoint, error: BaseException) -> LoadError:

@@ -116,7 +116,7 @@ def answer_case(rng: Random, tools: Tools) -> str:
     query = Query(kind, "cup", rng.choice(list(Think)), rng.choice((0, 0, 0, 1, 7, 2**32 - 1)))
     view = rng.choice(tools.views)
     sent = rng.choice(((644, 476), (28, 28), (448, 336), (28, 5600)))
-    work = infer(SimpleNamespace(family=family), query, lambda: view, StopSignal(math.inf))
+    work = infer(family, query, lambda: view, StopSignal(math.inf))
     asked = next(work)
     if asked.answer_format is not None:
         regex = asked.answer_format.regex(sent)
